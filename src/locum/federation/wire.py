@@ -1,0 +1,206 @@
+"""The messages of the network, and their bounds. Bodies are JSON (msgspec, typed, unknown fields refused).
+
+One round, seen from a site:
+
+    GET  /v1/work?wait=25&known=...            long-poll -> Work(assignments=[signed], studies=[...])
+    GET  /v1/runs/{run}/rounds/{seq}/state     safetensors, Range to resume, checked against the signed digest
+    PUT  /v1/runs/{run}/rounds/{seq}/{phase}   the release: header Locum-Envelope, body = vector up to INLINE_BYTES, else empty after
+    PUT  /v1/runs/{run}/rounds/{seq}/upload/{sha256}   header Upload-Offset, body = the rest of the vector; HEAD asks how much has arrived
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+
+from locum.errors import LocumError, NotEnrolled
+from locum.federation.identity import PublicKey
+
+INLINE_BYTES = 2 << 20
+"""A vector up to this size travels inside its message; a larger one is uploaded first, resumably."""
+
+MAX_JSON_BYTES = 1 << 20
+LONG_POLL_S = 25.0
+Role = Literal["site", "investigator"]
+
+
+class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a site is asked to do in one round. The coordinator signs it once, for all sites of the roster.
+
+    step and iteration say where in the approved plan; the site runs the task of its own copy of the manifest. state and
+    layout are SHA-256 digests; deadline is Unix seconds; seed feeds the task's random generator.
+    """
+
+    study: str
+    run: str
+    seq: int
+    step: int
+    iteration: int
+    roster: tuple[str, ...]
+    state: str
+    state_bytes: int
+    layout: str
+    vector_bytes: int
+    deadline: float
+    seed: int
+    phase: str = "release"
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+class SignedAssignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An assignment's JSON text and the coordinator's envelope over it."""
+
+    body: str
+    envelope: str
+
+
+class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The answer to a poll: what the site has not yet been given. studies: digests that await the site's decision."""
+
+    assignments: tuple[SignedAssignment, ...] = ()
+    studies: tuple[str, ...] = ()
+
+
+class StudyView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A submitted study with its requester's signature over the digest."""
+
+    digest: str
+    manifest: str
+    envelope: str
+    requester: str
+    requester_key: str
+    submitted: float
+    approvals: tuple[str, ...] = ()
+    denials: tuple[str, ...] = ()
+
+
+class RoundView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One round as it went. bytes_in is what sites uploaded, bytes_out the state times the sites that were asked."""
+
+    seq: int
+    step: str
+    iteration: int
+    status: str
+    opened: float
+    closed: float | None
+    asked: int
+    answered: int
+    declined: dict[str, str]
+    bytes_in: int
+    bytes_out: int
+
+
+class RunView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A run's progress and, when it has ended, its answer. version grows with every change, for long-polling."""
+
+    id: str
+    study: str
+    name: str
+    status: Literal["waiting", "running", "finished", "failed", "cancelled"]
+    version: int
+    step: int
+    steps: tuple[str, ...]
+    iteration: int
+    seq: int
+    asked: int
+    answered: int
+    approvals: int
+    needed: int
+    created: float
+    started: float | None
+    ended: float | None
+    protection: str
+    model: str | None
+    error: str
+    results: dict[str, Any]
+
+
+class ModelView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model: id is the SHA-256 of its safetensors file."""
+
+    id: str
+    run: str
+    study: str
+    name: str
+    bytes: int
+    created: float
+
+
+class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A newcomer's request: the invitation's token, its public key, and a signature that proves it holds the private key."""
+
+    token: str
+    public_key: str
+    proof: str
+
+
+class Enrolled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The coordinator's answer to a good invitation."""
+
+    name: str
+    role: Role
+    federation: str
+
+
+class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an operator hands to a hospital, out of band: where, whom to trust, and a token that works once."""
+
+    url: str
+    name: str
+    role: Role
+    token: str
+    coordinator_key: str
+    expires: float
+    ca: str = ""
+
+    PREFIX = "locum1:"
+
+    def text(self) -> str:
+        return self.PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
+
+    @classmethod
+    def parse(cls, text: str) -> Invitation:
+        """Raises `NotEnrolled`."""
+        text = "".join(text.split())
+        if not text.startswith(cls.PREFIX) or len(text) > 16384:
+            raise NotEnrolled("That is not a Locum invitation.", fix=f"paste the whole text that starts with '{cls.PREFIX}'")
+        try:
+            return msgspec.json.decode(base64.urlsafe_b64decode(text.removeprefix(cls.PREFIX)), type=cls)
+        except (ValueError, msgspec.DecodeError):
+            raise NotEnrolled("The invitation is damaged or cut off.", fix="paste the whole text again") from None
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every error response: the LocumError's code and its three sentences."""
+
+    error: str
+    what: str
+    why: str = ""
+    fix: str = ""
+
+    @classmethod
+    def of(cls, error: LocumError) -> Problem:
+        return cls(error=error.code, what=error.what, why=error.why, fix=error.fix)
+
+
+STATUS: dict[str, int] = {
+    "not_enrolled": 401,
+    "clock": 401,
+    "forbidden": 403,
+    "refused": 403,
+    "not_found": 404,
+    "conflict": 409,
+    "too_large": 413,
+    "unavailable": 503,
+}
+"""HTTP status of an error's code; 400 for the rest."""
+
+
+def federation_id(coordinator_key: PublicKey) -> str:
+    """The name of a federation: a digest of its coordinator's public key."""
+    return hashlib.sha256(b"locum/federation/1\0" + coordinator_key.raw).hexdigest()[:32]

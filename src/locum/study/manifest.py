@@ -1,0 +1,150 @@
+"""The study: who asks, what visits, on which variables, and on what terms. Its digest is what people sign."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+
+from locum.errors import ManifestError
+from locum.study.canonical import canonical, sha256
+from locum.study.document import MAX_DOCUMENT_BYTES, Document, read_toml
+
+SCHEMA = "locum/study/1"
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+
+
+class Variable(Document):
+    """One column that the study reads, in its canonical unit and coding."""
+
+    type: Literal["number", "integer", "boolean", "category"] = "number"
+    role: Literal["feature", "outcome", "time", "event", "group", "patient"] = "feature"
+    label: str = ""
+    unit: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: tuple[str, ...] = ()
+    missing_codes: tuple[float, ...] = ()
+    max_missing: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if (self.type == "category") != bool(self.categories):
+            raise ValueError("categories are listed for type 'category', and only for it")
+        if self.minimum is not None and self.maximum is not None and self.minimum >= self.maximum:
+            raise ValueError("minimum must lie below maximum")
+        return self
+
+
+class Split(Document):
+    """A fixed split of patients by hash, the same wherever it is computed; a patient is in one part only."""
+
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    salt: str = "locum"
+
+
+class DataSpec(Document):
+    """The data that the study needs from each site."""
+
+    variables: dict[VariableName, Variable] = Field(min_length=1, max_length=4096)
+    split: Split = Split()
+
+
+class Terms(Document):
+    """On what terms a site takes part. A site's own policy may ask for more, never accept less."""
+
+    aggregation: Literal["clear"] = "clear"
+    privacy: Literal["none"] = "none"
+    min_cohort: Annotated[int, Field(ge=2, le=100_000)] = 5
+    min_rows: Annotated[int, Field(ge=1)] = 1
+    start_when: Annotated[int, Field(ge=2, le=100_000)] | None = None
+    quorum: Annotated[int, Field(ge=2, le=100_000)] | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=7 * 86400)] = 600.0
+    attempts: Annotated[int, Field(ge=1, le=100)] = 3
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        for key in ("start_when", "quorum"):
+            value = getattr(self, key)
+            if value is not None and value < self.min_cohort:
+                raise ValueError(f"{key} ({value}) is below min_cohort ({self.min_cohort})")
+        return self
+
+    @property
+    def needed(self) -> int:
+        """How many answers a round needs before it may close at its deadline."""
+        return self.quorum or self.min_cohort
+
+    def protection(self) -> str:
+        """What protects an update, in one plain sentence: printed wherever a result is."""
+        return "updates: clear text, visible to the coordinator"
+
+
+class Step(Document):
+    """One step of the plan: a task's name and its parameters, which that task validates."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    name: Name
+    task: Name
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 50
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Study(Document):
+    """The signed question."""
+
+    schema_: Annotated[Literal["locum/study/1"], Field(alias="schema")] = SCHEMA  # type: ignore[assignment]
+    name: Name
+    title: str = ""
+    question: str = ""
+    requester: str = ""
+    purpose: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    data: DataSpec
+    terms: Terms = Terms()
+    plan: tuple[Step, ...] = Field(min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        names = [step.name for step in self.plan]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"two steps are called '{twice[0]}'; a step's name is unique")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a study from a TOML file; raises `ManifestError`."""
+        path = Path(path)
+        return cls.parse(read_toml(path), where=path.name)
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Self:
+        """Read a study from the JSON bytes that a peer sent; raises `ManifestError`."""
+        if len(raw) > MAX_DOCUMENT_BYTES:
+            raise ManifestError("The study is larger than 1 MiB.", fix="shorten it")
+        try:
+            value = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise ManifestError("The study is not valid JSON.") from None
+        return cls.parse(value, where="study")
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """The bytes that are hashed and signed: RFC 8785 JSON with every default written out."""
+        return canonical(self.model_dump(mode="json", by_alias=True))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of `canonical`, in hexadecimal: what an approval names."""
+        return sha256(self.canonical)
