@@ -82,6 +82,8 @@ class _InProcess:
         task, state, a = self.runner.task, self.runner.state, round_.assignment
         self._vectors.clear()
         for site in a.roster:
+            if round_.status != "open":
+                break
             door, memory = self.doors[site], dict(self.memory.get((site, a.step), {}))
             kind, code = "release", ""
             try:

@@ -1,0 +1,6 @@
+"""A clock and a network for tests, shipped publicly: nothing here is used by a running federation."""
+
+from locum.testing.clock import Clock
+from locum.testing.network import CuttingProxy
+
+__all__ = ["Clock", "CuttingProxy"]
