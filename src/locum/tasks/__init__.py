@@ -1,5 +1,17 @@
 """What visits the sites, and how the sum of the answers is combined."""
 
+from locum.tasks import check as _check  # noqa: F401 - importing a module registers its tasks
+from locum.tasks import cox as _cox  # noqa: F401
+from locum.tasks import evaluate_binary as _evaluate_binary  # noqa: F401
+from locum.tasks import evaluate_survival as _evaluate_survival  # noqa: F401
+from locum.tasks import event_times as _event_times  # noqa: F401
+from locum.tasks import glm as _glm  # noqa: F401
+from locum.tasks import histogram as _histogram  # noqa: F401
+from locum.tasks import local_baseline as _local_baseline  # noqa: F401
+from locum.tasks import moments as _moments  # noqa: F401
+from locum.tasks import probe as _probe  # noqa: F401
+from locum.tasks import quantiles as _quantiles  # noqa: F401
+from locum.tasks import survival as _survival  # noqa: F401
 from locum.tasks.base import BaseTask, Memory, Params, State, Task, build, build_plan, kinds, register
 
 __all__ = ["BaseTask", "Memory", "Params", "State", "Task", "build", "build_plan", "kinds", "register"]
