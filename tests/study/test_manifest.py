@@ -22,6 +22,14 @@ def test_digest_is_stable_and_survives_json() -> None:
     assert study.digest == Study.parse({**GOOD, "title": ""}).digest, "a default written out is the same study"
 
 
+def test_the_order_of_keys_means_nothing() -> None:
+    b = {"type": "boolean", "role": "outcome"}
+    one = Study.parse({**GOOD, "data": {"variables": {"b": b, "age": {}}}})
+    two = Study.parse({**GOOD, "data": {"variables": {"age": {}, "b": dict(reversed(b.items()))}}})
+    assert one.digest == two.digest
+    assert list(one.data.variables) == list(two.data.variables) == list(Study.from_json(one.canonical).data.variables)
+
+
 @given(st.sampled_from(["title", "question", "requester", "purpose"]), st.text(min_size=1, max_size=20))
 def test_one_edit_changes_the_digest(field: str, text: str) -> None:
     assert Study.parse({**GOOD, field: text}).digest != Study.parse(GOOD).digest

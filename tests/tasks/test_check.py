@@ -31,7 +31,7 @@ def test_counts_and_warnings(run, scatter):
     assert (got["rows"], got["sites"], got["sites_with_enough_rows"]) == (40, 5, 2)
     assert got["variables"]["age"] == {"present": 30, "missing": 10, "below": 1, "above": 2}
     assert got["variables"]["dead"] == {"present": 40, "missing": 0, "below": 0, "above": 0, "events": 10}
-    assert list(got["variables"]) == ["age", "dead", "arm"]
+    assert list(got["variables"]) == ["age", "arm", "dead"]
     text = " ".join(got["warnings"])
     assert "'age' has 3 values outside" in text
     assert "'age' is missing in more than a fifth" in text

@@ -114,6 +114,12 @@ class Study(Document):
     terms: Terms = Terms()
     plan: tuple[Step, ...] = Field(min_length=1, max_length=1000)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_order(cls, value: Any) -> Any:
+        """Equal digests mean equal studies, and the digest is of sorted JSON: so the order of keys must mean nothing."""
+        return _sorted(value)
+
     @model_validator(mode="after")
     def _unique(self) -> Self:
         names = [step.name for step in self.plan]
@@ -148,3 +154,9 @@ class Study(Document):
     def digest(self) -> str:
         """SHA-256 of `canonical`, in hexadecimal: what an approval names."""
         return sha256(self.canonical)
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value, key=str)}
+    return [_sorted(item) for item in value] if isinstance(value, list | tuple) else value

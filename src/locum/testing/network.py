@@ -83,7 +83,8 @@ class CuttingProxy:
             writer.transport.abort()
             return
         self._writers |= {writer, up_writer}
-        await asyncio.gather(self._pump(reader, up_writer, writer, up=True), self._pump(up_reader, writer, up_writer, up=False))
+        with contextlib.suppress(asyncio.CancelledError):  # the proxy stops
+            await asyncio.gather(self._pump(reader, up_writer, writer, up=True), self._pump(up_reader, writer, up_writer, up=False))
         self._writers -= {writer, up_writer}
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, back: asyncio.StreamWriter, *, up: bool) -> None:

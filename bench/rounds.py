@@ -1,0 +1,201 @@
+"""What a round costs: five sites on loopback against a plain copy of the bytes, memory with 20 sites, and 500 sites.
+
+Seconds of a round are from its opening to the opening of the next one: publish, visit, release, combine, redistribute.
+"""
+
+import itertools
+import re
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from bench.plain_http import copy_seconds
+from bench.report import Report
+from locum.client import Client
+from locum.site.folder import add_data
+from locum.site.review import decide
+from locum.study import Study
+from locum.testing.federation import LocalFederation, populate
+
+MB = 1_000_000
+
+
+def run(report: Report, *, quick: bool, only: str | None) -> None:
+    parts = {"rounds": rounds, "memory": memory, "sites500": sites500}
+    for name, part in parts.items():
+        if only in (None, name):
+            part(report, quick=quick)
+
+
+def rounds(report: Report, *, quick: bool) -> None:
+    """Five site processes: 1 MB and 50 MB each way, and the plain copy measured before and after in the same call."""
+    big = 10 * MB if quick else 50 * MB
+    copies = copy_seconds(5, big, 4)[1:]
+    with tempfile.TemporaryDirectory() as folder, LocalFederation(Path(folder)) as federation:
+        start(federation, 5)
+        small = probe(federation, 1 * MB, 5 if quick else 22)
+        base = {name: rss(federation, name) for name in federation.processes}
+        reset_peaks(federation)
+        large = probe(federation, big, 4 if quick else 9)
+        peak = max((peak_rss(federation, n) - base[n]) / big for n in federation.processes if n != "coordinator")
+    copies += copy_seconds(5, big, 4)[1:]
+    copy = statistics.median(copies)
+    report.add("round_1mb_s", statistics.median(small), "s", note=f"5 sites, median of {len(small)} rounds, {spread(small)}")
+    report.add("round_50mb_s", statistics.median(large), "s", note=f"5 sites, {big // MB} MB each way, median of {len(large)}, {spread(large)}")
+    report.add("plain_copy_s", copy, "s", note=f"the same bytes, plain HTTP, file to file, {spread(copies)}")
+    report.add("round_50mb_over_copy", statistics.median(large) / copy, "ratio", note="aim: at most 3")
+    report.add("site_peak_models", peak, "models", note="peak above the process's size before, the worst of 5 sites; aim: at most 3")
+
+
+def memory(report: Report, *, quick: bool) -> None:
+    """20 site processes with 50 MB updates: the coordinator's peak above its size before."""
+    sites, big = (8, 10 * MB) if quick else (20, 50 * MB)
+    with tempfile.TemporaryDirectory() as folder, LocalFederation(Path(folder)) as federation:
+        start(federation, sites)
+        probe(federation, 100_000, 3)
+        base = rss(federation, "coordinator")
+        reset_peaks(federation)
+        seconds = probe(federation, big, 4)
+        peak = (peak_rss(federation, "coordinator") - base) / big
+    report.add("coordinator_peak_models", peak, "models", note=f"{sites} sites x {big // MB} MB, base {base / MB:.0f} MB; aim: at most 4")
+    report.add("round_20_sites_s", statistics.median(seconds), "s", note=f"{sites} sites x {big // MB} MB each way")
+
+
+def sites500(report: Report, *, quick: bool) -> None:
+    """Simulated network clients, many in a process, over real HTTPS: a logistic study of ten rounds."""
+    seconds: dict[int, float] = {}
+    for count in (50, 100) if quick else (50, 500):
+        with tempfile.TemporaryDirectory() as folder, LocalFederation(Path(folder)) as federation:
+            federation.init()
+            federation.start_coordinator()
+            names = [f"site-{i:03d}" for i in range(count)]
+            rng = np.random.default_rng(1)
+            for name in names:
+                table(federation.folder / f"{name}.csv", rng)
+            for name in names:
+                add_data(federation.enrol(name), "default", federation.folder / f"{name}.csv", None)
+            before = requests(federation)
+            swarm = [
+                subprocess.Popen([sys.executable, "-m", "bench.swarm", *(str(federation.site(n)) for n in names[part::2])], stdout=subprocess.DEVNULL)
+                for part in range(2)
+            ]
+            try:
+                base = rss(federation, "coordinator")
+                reset_peaks(federation)
+                view, took = submit(federation, logistic(count))
+                seconds[count] = took
+                handled = requests(federation) - before
+                peak = peak_rss(federation, "coordinator")
+                note = f"{view['seq']} rounds, {handled:.0f} requests, {handled / took:.0f}/s, coordinator {base / MB:.0f} MB, peak {peak / MB:.0f} MB"
+            finally:
+                for process in swarm:
+                    process.kill()
+                    process.wait()
+        report.add(f"sites{count}_s", took, "s", note=note)
+    few, many = sorted(seconds)
+    report.add(f"sites{many}_over_sites{few}", seconds[many] / seconds[few], "ratio", reference=many / few, note="reference: linear growth")
+
+
+# --- the federation -------------------------------------------------------------------------------------------------
+
+
+def start(federation: LocalFederation, sites: int) -> None:
+    federation.init()
+    federation.start_coordinator()
+    rng = np.random.default_rng(0)
+    data: dict[str, tuple[Path, Path | None]] = {}
+    for i in range(sites):
+        path = federation.folder / f"{i}.csv"
+        table(path, rng)
+        data[f"site-{i:02d}"] = (path, None)
+    populate(federation, data)
+
+
+def table(path: Path, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(30, 5))
+    y = rng.random(30) < 1 / (1 + np.exp(-x[:, 0] + x[:, 1]))
+    lines = ["y,a,b,c,d,e"] + [f"{int(v)}," + ",".join(f"{value:.4f}" for value in row) for v, row in zip(y, x, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+VARIABLES: dict[str, Any] = {"y": {"type": "boolean", "role": "outcome"}, **{name: {} for name in "abcde"}}
+
+
+def study(name: str, sites: int, plan: list[dict[str, Any]]) -> Study:
+    terms = {"min_cohort": sites, "deadline_s": 600}
+    return Study.parse({"schema": "locum/study/1", "name": name, "data": {"variables": VARIABLES}, "terms": terms, "plan": plan})
+
+
+def logistic(sites: int) -> Study:
+    """Ten rounds: a connection check of as many rounds as the regression leaves over."""
+    plan = [
+        {"name": "scale", "task": "standardise", "variables": list("abcde")},
+        {"name": "model", "task": "logistic", "features": list("abcde"), "outcome": "y", "standardise": "scale", "rounds": 9},
+        {"name": "rest", "task": "probe", "size": 21, "rounds": 3},
+    ]
+    return study(f"logistic-{sites}", sites, plan)
+
+
+def probe(federation: LocalFederation, nbytes: int, count: int) -> list[float]:
+    """Seconds of each round of a probe of `nbytes` each way, the first two left out: they carry no state yet."""
+    sites = len(federation.processes) - 1
+    view, _ = submit(federation, study(f"probe-{nbytes}", sites, [{"name": "probe", "task": "probe", "size": nbytes // 4, "rounds": count}]))
+    opened = [r["opened"] for r in view["rounds"]]
+    return [b - a for a, b in itertools.pairwise(opened)][1:]
+
+
+def submit(federation: LocalFederation, question: Study) -> tuple[dict[str, Any], float]:
+    """Submit, approve everywhere, wait; the run's view with its rounds, and seconds from the first round to the end."""
+    home = federation.folder / "investigator"
+    if not home.exists():
+        federation.enrol("investigator", role="investigator", folder=home)
+    with Client.open(home) as client:
+        digest = client.submit(question).digest
+        run = next(r.id for r in client.runs() if r.study == digest)
+        for folder in sorted((federation.folder / "sites").iterdir()):
+            decide(folder, digest, approve=True)
+        *_, view = client.watch(run)
+        if view.status != "finished":
+            raise SystemExit(f"the run {view.status}: {view.error}")
+        return {**msgspec.to_builtins(view), "rounds": msgspec.to_builtins(client.rounds(run))}, (view.ended or 0) - (view.started or 0)
+
+
+def rss(federation: LocalFederation, name: str) -> int:
+    return _status(federation, name, "VmRSS")
+
+
+def peak_rss(federation: LocalFederation, name: str) -> int:
+    return _status(federation, name, "VmHWM")
+
+
+def _status(federation: LocalFederation, name: str, key: str) -> int:
+    text = Path(f"/proc/{federation.processes[name].pid}/status").read_text()
+    return 1024 * int(re.search(rf"{key}:\s+(\d+) kB", text)[1])  # type: ignore[index]
+
+
+def reset_peaks(federation: LocalFederation) -> None:
+    """Linux: writing 5 to clear_refs sets the peak (VmHWM) back to the present size."""
+    for process in federation.processes.values():
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+
+
+def requests(federation: LocalFederation) -> float:
+    """Requests that the coordinator has answered, from its own metrics."""
+    token = (federation.coordinator / "metrics.token").read_text().strip()
+    context = ssl.create_default_context(cafile=str(federation.coordinator / "ca.crt"))
+    request = urllib.request.Request(f"{federation.url}/metrics", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, context=context) as response:
+        text = response.read().decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("locum_requests_total"))
+
+
+def spread(seconds: list[float]) -> str:
+    return f"{min(seconds):.3f} to {max(seconds):.3f} s"

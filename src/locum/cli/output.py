@@ -1,0 +1,72 @@
+"""How a command speaks: JSON for programs, tables for people, and errors in three sentences."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from locum.errors import LocumError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console; plain text when the output is not a terminal."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def emit(value: Any) -> None:
+    """`value` as one JSON value on standard output; msgspec structs and paths are understood."""
+    import msgspec
+
+    sys.stdout.write(json.dumps(msgspec.to_builtins(value, enc_hook=str), indent=2) + "\n")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", right: Sequence[str] = ()) -> None:
+    """A table for people; `right` names the columns that are aligned right."""
+    from rich import box
+    from rich.table import Table
+
+    out = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        out.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        out.add_row(*(str(cell) for cell in row))
+    console().print(out)
+
+
+def when(seconds: float | None) -> str:
+    """A time in UTC, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds else "-"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def fail(error: LocumError, *, as_json: bool) -> NoReturn:
+    """Print an error with its reason and remedy, and leave with status 1."""
+    if as_json:
+        print(json.dumps({"error": error.code, "what": error.what, "why": error.why, "fix": error.fix}), file=sys.stderr)
+    else:
+        err = console(stderr=True)
+        err.print(f"[bold red]{error.what}[/]" if "[" not in error.what else error.what, markup="[" not in error.what)
+        for label, text in (("Why", error.why), ("To fix it", error.fix), ("Here only", error.local)):
+            if text:
+                err.print(f"{label}: {text}", markup=False)
+    sys.exit(1)

@@ -1,0 +1,141 @@
+"""`locum site`: the hospital's commands. All of them work on one folder of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from locum.cli.output import Json, console, emit, size, table, when
+
+app = typer.Typer(no_args_is_help=True)
+data_app = typer.Typer(no_args_is_help=True)
+app.add_typer(data_app, name="data", help="The tables that studies may be approved on.")
+
+Folder = Annotated[Path, typer.Option(envvar="LOCUM_SITE", help="The site's folder.")]
+FOLDER = Path("locum-site")
+Digest = Annotated[str, typer.Argument(help="A study's digest, or its first digits.")]
+Table = Annotated[str | None, typer.Option("--data", help="Which of your tables, where there are several.")]
+
+
+@app.command()
+def enroll(
+    invitation: Annotated[str, typer.Argument(help="The text that starts with 'locum1:', or - to read it from standard input.")],
+    folder: Folder = FOLDER,
+    ca: Annotated[Path | None, typer.Option(help="PEM file of a proxy's authority, where one intercepts TLS.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Join a federation: makes this site's key, and uses up the invitation."""
+    import sys
+
+    from locum.site.folder import enroll as join
+
+    member = join(folder, sys.stdin.read(20_000) if invitation == "-" else invitation, ca=ca)
+    if as_json:
+        emit({"name": member.name, "url": member.url, "federation": member.federation, "coordinator": member.coordinator.fingerprint, "folder": folder})
+        return
+    out = console()
+    out.print(f"Enrolled as '{member.name}' with {member.url}.", markup=False)
+    out.print(f"Coordinator's key fingerprint: {member.coordinator.fingerprint}. Compare it with the operator, over the telephone.", markup=False)
+    out.print("Next: locum site data add TABLE --mapping FILE, then locum site serve", markup=False)
+
+
+@data_app.command()
+def add(
+    source: Annotated[Path, typer.Argument(help="Your table: CSV or Parquet.")],
+    mapping: Annotated[Path | None, typer.Option(help="Which column is which variable.")] = None,
+    name: Annotated[str, typer.Option(help="What the table is called here.")] = "default",
+    folder: Folder = FOLDER,
+    as_json: Json = False,
+) -> None:
+    """Name a table of this site. It is read where it lies, and only for studies that you approve."""
+    from locum.site.folder import add_data
+
+    added = add_data(folder, name, source, mapping)
+    if as_json:
+        emit(added)
+    else:
+        console().print(f"'{added.name}' is {added.source}, {len(added.columns)} columns: {', '.join(added.columns[:30])}", markup=False)
+
+
+@data_app.command("list")
+def list_(folder: Folder = FOLDER, as_json: Json = False) -> None:
+    """The tables of this site."""
+    from locum.site.folder import list_data
+
+    found = list_data(folder)
+    if as_json:
+        emit(found)
+    else:
+        table(["name", "table", "mapping"], [(d.name, d.source, d.mapping or "-") for d in found])
+
+
+@app.command()
+def studies(folder: Folder = FOLDER, as_json: Json = False) -> None:
+    """Studies that this site has been asked to take part in, and what it said."""
+    from locum.site.review import list_studies
+
+    found = list_studies(folder)
+    if as_json:
+        emit(found)
+    else:
+        table(["digest", "study", "asked by", "your decision"], [(s.digest[:12], s.name, s.requester, s.decision or "none yet") for s in found])
+
+
+@app.command()
+def review(study: Digest, data: Table = None, folder: Folder = FOLDER, as_json: Json = False) -> None:
+    """What a study would run here, on which columns, and what would leave, in plain words."""
+    from locum.site.review import review as look
+
+    found = look(folder, study, data=data)
+    if as_json:
+        emit(found.to_json())
+    else:
+        console().print(found.text(), markup=False)
+
+
+@app.command()
+def approve(study: Digest, data: Table = None, folder: Folder = FOLDER, as_json: Json = False) -> None:
+    """Allow exactly this study (its digest) on one of your tables."""
+    _decide(study, folder, as_json, approve=True, data=data)
+
+
+@app.command()
+def deny(study: Digest, folder: Folder = FOLDER, as_json: Json = False) -> None:
+    """Refuse a study, or withdraw an approval: it takes effect at the next round."""
+    _decide(study, folder, as_json, approve=False)
+
+
+def _decide(study: str, folder: Path, as_json: bool, *, approve: bool, data: str | None = None) -> None:
+    from locum.site.review import decide
+
+    told = decide(folder, study, approve=approve, data=data)
+    word = "approved" if approve else "denied"
+    if as_json:
+        emit({"study": study, "decision": word, "coordinator_told": told})
+    else:
+        later = "" if told else " The coordinator cannot be reached now; the agent (locum site serve) will tell it."
+        console().print(f"{word.capitalize()}: {study}.{later}", markup=False)
+
+
+@app.command()
+def serve(folder: Folder = FOLDER) -> None:
+    """Stay connected and answer the rounds of approved studies. Only calls out; needs no inbound port."""
+    from locum.site.serve import serve as run
+
+    run(folder)
+
+
+@app.command()
+def releases(folder: Folder = FOLDER, as_json: Json = False) -> None:
+    """Every vector that ever left this site, from its own log, after checking the log's chain of hashes."""
+    from locum.site.folder import releases as log
+
+    lines = log(folder)
+    if as_json:
+        emit(lines)
+        return
+    rows = [(x.n, when(x.time), x.entry.step, x.entry.purpose, x.entry.scalars, size(x.entry.nbytes), x.entry.cohort, x.entry.protection) for x in lines]
+    table(["line", "when (UTC)", "step", "what", "numbers", "size", "sites in sum", "protection"], rows, right=["line", "numbers", "size"])
+    console().print(f"{len(lines)} releases; the chain of hashes holds.", markup=False)

@@ -1,0 +1,195 @@
+"""`locum study`: the investigator's commands, and `locum connect`."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from locum.cli.output import Json, console, emit, table, when
+
+if TYPE_CHECKING:
+    from locum.client import Client
+    from locum.federation.wire import RunView
+
+app = typer.Typer(no_args_is_help=True)
+Home = Annotated[Path, typer.Option(envvar="LOCUM_HOME", help="Folder of your key and membership.")]
+HOME = Path("~/.locum")
+
+
+def client(home: Path, *, patient: bool = False) -> Client:
+    """The investigator's client; `patient` waits out any outage, with a line about it. Raises `NotEnrolled` before `locum connect`."""
+    from locum.client import A_WHILE, FOR_EVER, Client
+
+    def notice(event: str, details: object) -> None:
+        console(stderr=True).print(f"{event}: {details}", markup=False, style="yellow")
+
+    return Client.open(home.expanduser(), patience=FOR_EVER if patient else A_WHILE, notice=notice)
+
+
+def connect(
+    invitation: Annotated[str, typer.Argument(help="The text that starts with 'locum1:'.")],
+    home: Home = HOME,
+    ca: Annotated[Path | None, typer.Option(help="PEM file of a proxy's authority, where one intercepts TLS.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Join a federation as an investigator: makes your key, and uses up the invitation."""
+    from locum.client import join
+
+    member = join(home.expanduser(), invitation, role="investigator", ca=pem(ca))
+    if as_json:
+        emit({"name": member.name, "url": member.url, "federation": member.federation, "coordinator": member.coordinator.fingerprint})
+    else:
+        console().print(f"Connected to {member.url} as '{member.name}'. Coordinator's key fingerprint: {member.coordinator.fingerprint}", markup=False)
+
+
+def pem(file: Path | None) -> str:
+    """The text of a PEM file; raises `NotFound`."""
+    from locum.errors import NotFound
+
+    try:
+        return file.read_text(encoding="ascii") if file else ""
+    except (OSError, UnicodeDecodeError):
+        raise NotFound(f"{file} cannot be read as a PEM file.", fix="give the authority's certificate in PEM form") from None
+
+
+def template(name: str) -> str:
+    """The text of a study that ships with Locum; raises `NotFound`."""
+    from locum.errors import NotFound
+    from locum.study.document import nearest
+
+    folder = resources.files("locum.cli") / "templates"
+    known = sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    if name not in known:
+        raise NotFound(f"There is no study template '{name}'.", fix=nearest(name, known))
+    return (folder / f"{name}.toml").read_text(encoding="utf-8")
+
+
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    source: Annotated[str, typer.Option("--from", help="Start from: blank, lung.")] = "blank",
+    as_json: Json = False,
+) -> None:
+    """Write a commented study to start from."""
+    from locum.errors import Conflict
+    from locum.tasks import kinds
+
+    name = re.sub(r"[^a-z0-9_.-]+", "-", file.stem.lower()).strip("-._") or "study"
+    tasks = [k for k in kinds() if not k.startswith("test_")]
+    text = template(source).replace("@NAME@", name[:64]).replace("@TASKS@", ", ".join(tasks))
+    try:
+        with file.open("x", encoding="utf-8") as f:
+            f.write(text)
+    except FileExistsError:
+        raise Conflict(f"{file} exists already.", fix="choose another name") from None
+    except OSError as error:
+        raise Conflict(f"{file} cannot be written: {error.strerror}.", fix="choose another place") from None
+    if as_json:
+        emit({"file": file, "from": source})
+    else:
+        console().print(f"Wrote {file}. Next: edit it, then locum study check {file}", markup=False)
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="The study file.")], as_json: Json = False) -> None:
+    """Check a study: keys, names, units, the plan. Prints its digest, which is what sites approve."""
+    from locum.study import Study
+    from locum.tasks import build_plan
+
+    study = Study.load(file)
+    steps = [{"step": t.step.name, "task": t.kind, "reads": list(t.reads()), "leaves": t.leaves()} for t in build_plan(study)]  # type: ignore[attr-defined]
+    if as_json:
+        emit({"name": study.name, "digest": study.digest, "protection": study.terms.protection(), "steps": steps})
+        return
+    console().print(f"'{study.name}' is a valid study.\ndigest {study.digest}\n{study.terms.protection()}", markup=False)
+    table(["step", "task", "reads", "what leaves a site"], [(s["step"], s["task"], ", ".join(s["reads"]), s["leaves"]) for s in steps])
+
+
+@app.command()
+def submit(file: Annotated[Path, typer.Argument(help="The study file.")], home: Home = HOME, as_json: Json = False) -> None:
+    """Sign a study and send it to the coordinator; its first run starts when enough sites have approved."""
+    from locum.study import Study
+
+    connection = client(home)
+    study = connection.submit(Study.load(file))
+    run = find_run(connection, study.digest)
+    if as_json:
+        emit({"study": study.digest, "run": run.id, "status": run.status})
+    else:
+        console().print(f"Submitted '{run.name}'. Run {run.id} waits for {run.needed} approvals.\nNext: locum study watch {run.id}", markup=False)
+
+
+@app.command("list")
+def list_(home: Home = HOME, as_json: Json = False) -> None:
+    """Studies that you submitted, with the sites' decisions."""
+    studies = client(home).studies()
+    if as_json:
+        emit(studies)
+    else:
+        from locum.study import Study
+
+        rows = [(Study.from_json(s.manifest.encode()).name, s.digest[:12], when(s.submitted), len(s.approvals), len(s.denials)) for s in studies]
+        table(["study", "digest", "submitted (UTC)", "approved", "denied"], rows, right=["approved", "denied"])
+
+
+@app.command()
+def watch(run: Annotated[str, typer.Argument(help="A run's id, or a study's name or digest.")], home: Home = HOME, as_json: Json = False) -> None:
+    """Follow a run to its end. Ctrl-C stops watching, not the run."""
+    from locum.errors import RunFailed
+
+    connection = client(home, patient=True)
+    view = find_run(connection, run)
+    final = follow(connection, view, quiet=as_json)
+    if as_json:
+        emit(final)
+    elif final.status == "finished":
+        console().print(
+            f"Finished. Model {final.model}\n{final.protection}\nNext: locum run show {final.id}    locum model export {(final.model or '')[:12]} FILE",
+            markup=False,
+        )
+    if final.status != "finished":
+        raise RunFailed(f"The run {final.status}: {final.error or 'no reason was given'}")
+
+
+def find_run(connection: Client, text: str) -> RunView:
+    """The newest run whose id, study digest or study name begins with `text`; raises `NotFound`."""
+    from locum.errors import NotFound
+
+    runs = sorted(connection.runs(), key=lambda r: r.created, reverse=True)
+    named = [r for r in runs if r.name == text]
+    for run in (*named, *(r for r in runs if r.id.startswith(text) or r.study.startswith(text))):
+        return run
+    raise NotFound(f"There is no run '{text}' here.", fix="locum run list shows them")
+
+
+def follow(connection: Client, view: RunView, *, quiet: bool = False) -> RunView:
+    """Long-poll a run until it ends, with a progress line for people; the final view."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns: Any = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TextColumn("{task.fields[now]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), disable=quiet) as progress:
+        line = progress.add_task(view.name, total=len(view.steps), now="")
+        last = view
+        for last in connection.watch(view.id):
+            progress.update(line, completed=last.step, now=describe(last))
+    return last
+
+
+def describe(view: RunView) -> str:
+    """Where a run is, in a few words."""
+    if view.status not in ("waiting", "running"):
+        return view.status
+    if view.status == "waiting":
+        return f"waiting: {view.approvals} of {view.needed} approvals"
+    step = view.steps[view.step] if view.step < len(view.steps) else "end"
+    return f"{step}, round {view.iteration + 1}: {view.answered} of {view.asked} sites answered"

@@ -1,0 +1,134 @@
+"""The coordinator's API as typed calls. Every answer is decoded strictly: an unknown field is an error, not a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from locum.client.connection import Answer, Connection, Source
+from locum.errors import EnvelopeError
+from locum.federation.envelope import Envelope
+from locum.federation.identity import PublicKey, b64
+from locum.federation.wire import LONG_POLL_S, Assignment, Enrolled, Enrolment, ModelView, RoundView, RunView, StudyView, Work, federation_id
+from locum.study.manifest import Study
+
+T = TypeVar("T")
+ENROLL = b"locum/enroll/1"
+MAX_KNOWN = 100
+"""Ids in one poll: they travel in the URL."""
+
+
+class Api:
+    """Calls over one `Connection`. Each raises the `LocumError` that the coordinator sent, or `Unavailable`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def __aenter__(self) -> Api:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.connection.close()
+
+    async def enroll(self, token: str, coordinator: PublicKey) -> Enrolled:
+        """Spend an invitation's token and prove that this party holds its private key."""
+        me = self.connection.identity
+        key = str(me.public)
+        proof = b64(me.sign(ENROLL, f"{token}\n{key}\n{federation_id(coordinator)}".encode()))
+        body = msgspec.json.encode(Enrolment(token=token, public_key=key, proof=proof))
+        return _decode(await self.connection.call("POST", "/v1/enroll", body, headers=JSON, signed=False), Enrolled)
+
+    # --- a site's calls -------------------------------------------------------------------------------------------
+
+    async def work(self, known: Iterable[str] = (), wait: float = LONG_POLL_S) -> Work:
+        """What this site has not been given yet; the coordinator holds the answer back for up to `wait` seconds."""
+        target = "/v1/work?" + urlencode({"wait": f"{wait:g}", "known": ",".join(sorted(known)[:MAX_KNOWN])}, safe=",:")
+        return _decode(await self.connection.call("GET", target, wait=wait), Work)
+
+    async def state(self, a: Assignment, to: Path | None = None) -> bytes | Path:
+        """The round's global state, checked against the signed digest; see `Connection.download`."""
+        return await self.connection.download(f"{_round(a)}/state", sha256=a.state, size=a.state_bytes, to=to)
+
+    async def upload(self, a: Assignment, source: Source, *, sha256: str, size: int, resume: bool = False) -> None:
+        """Send a large vector ahead of its message; see `Connection.upload`."""
+        await self.connection.upload(f"{_round(a)}/upload/{sha256}", source, sha256=sha256, size=size, resume=resume)
+
+    async def answer(self, a: Assignment, envelope: str, body: bytes = b"") -> None:
+        """The release (with its vector, unless that was uploaded) or the decline (with its code)."""
+        await self.connection.call("PUT", f"{_round(a)}/{a.phase}", body, headers={"Locum-Envelope": envelope, "Content-Type": "application/octet-stream"})
+
+    async def decide(self, study: str, *, approve: bool) -> None:
+        """Tell the coordinator this site's decision, signed."""
+        c = self.connection
+        envelope = Envelope(kind="approval" if approve else "denial", study=study, sender=c.name, digest=study).seal(c.identity)
+        await c.call("PUT", f"/v1/studies/{quote(study)}/decision", headers={"Locum-Envelope": envelope})
+
+    # --- an investigator's calls ----------------------------------------------------------------------------------
+
+    async def submit(self, study: Study) -> StudyView:
+        """Hand in a study, signed."""
+        c = self.connection
+        envelope = Envelope(kind="study", study=study.digest, sender=c.name, digest=study.digest).seal(c.identity)
+        return _decode(await c.call("POST", "/v1/studies", study.canonical, headers={**JSON, "Locum-Envelope": envelope}), StudyView)
+
+    async def start_run(self, study: str) -> RunView:
+        """Ask for a run of a study; it starts when enough sites have approved."""
+        return _decode(await self.connection.call("POST", f"/v1/studies/{quote(study)}/runs"), RunView)
+
+    async def cancel(self, run: str) -> RunView:
+        """Stop a run. What was computed stays at the coordinator; no model comes of it."""
+        return _decode(await self.connection.call("POST", f"/v1/runs/{quote(run)}/cancel"), RunView)
+
+    # --- everyone's calls -----------------------------------------------------------------------------------------
+
+    async def studies(self) -> Sequence[StudyView]:
+        return await self._get("/v1/studies", tuple[StudyView, ...])
+
+    async def study(self, digest: str) -> StudyView:
+        return await self._get(f"/v1/studies/{quote(digest)}", StudyView)
+
+    async def runs(self) -> Sequence[RunView]:
+        return await self._get("/v1/runs", tuple[RunView, ...])
+
+    async def run(self, run: str, *, version: int = -1, wait: float = 0.0) -> RunView:
+        """A run; with `wait` the answer comes as soon as its version is above `version`, or after that many seconds."""
+        query = "?" + urlencode({"wait": f"{wait:g}", "version": version}) if wait else ""
+        return _decode(await self.connection.call("GET", f"/v1/runs/{quote(run)}{query}", wait=wait), RunView)
+
+    async def rounds(self, run: str) -> Sequence[RoundView]:
+        return await self._get(f"/v1/runs/{quote(run)}/rounds", tuple[RoundView, ...])
+
+    async def models(self) -> Sequence[ModelView]:
+        return await self._get("/v1/models", tuple[ModelView, ...])
+
+    async def model(self, model: str) -> ModelView:
+        return await self._get(f"/v1/models/{quote(model)}", ModelView)
+
+    async def model_file(self, model: ModelView, to: Path) -> Path:
+        """Fetch a model to the file `to`; its bytes are those that its id names, or `EnvelopeError` is raised."""
+        await self.connection.download(f"/v1/models/{quote(model.id)}/file", sha256=model.id, size=model.bytes, to=to)
+        return to
+
+    async def sites(self) -> Sequence[dict[str, Any]]:
+        return await self._get("/v1/sites", tuple[dict[str, Any], ...])
+
+    async def _get(self, target: str, kind: type[T]) -> T:
+        return _decode(await self.connection.call("GET", target), kind)
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def _round(a: Assignment) -> str:
+    return f"/v1/runs/{quote(a.run)}/rounds/{a.seq}"
+
+
+def _decode(answer: Answer, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except msgspec.DecodeError:
+        raise EnvelopeError("The coordinator's answer is not what this version understands.", fix="update both sides to the same release") from None

@@ -1,0 +1,1 @@
+"""Schema migrations (Alembic), packaged with the code that needs them."""

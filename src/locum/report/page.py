@@ -1,0 +1,78 @@
+"""One run as a self-contained HTML page: no script, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+_ENV = Environment(loader=PackageLoader("locum.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def page(*, study: Mapping[str, Any], run: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None = None) -> str:
+    """HTML of one run.
+
+    study: the manifest as plain data. run, rounds: `RunView` and `RoundView`s as plain data. comparison: what the
+    demonstration knows because its data are public: {"coefficients": rows, "concordance": rows}.
+    """
+    tables = {name: result["coefficients"] for name, result in run["results"].items() if isinstance(result, dict) and result.get("coefficients")}
+    shown = {name: {k: v for k, v in result.items() if k != "coefficients"} for name, result in run["results"].items() if isinstance(result, dict)}
+    return _ENV.get_template("run.html").render(
+        study=study,
+        run=run,
+        rounds=rounds,
+        comparison=comparison or {},
+        tables=tables,
+        shown={name: _flat(result) for name, result in shown.items()},
+        forests={name: forest(rows) for name, rows in tables.items() if all("hazard_ratio" in r or "odds_ratio" in r for r in rows)},
+        bars=bars(rounds),
+        seconds=(run["ended"] or 0) - (run["started"] or 0),
+        bytes_in=sum(r["bytes_in"] for r in rounds),
+        bytes_out=sum(r["bytes_out"] for r in rounds),
+    )
+
+
+def forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Positions of a forest plot on a logarithmic axis: for each row a point and its 95 % interval, in pixels of 0..400."""
+    name = "hazard_ratio" if "hazard_ratio" in rows[0] else "odds_ratio"
+    lines = [(r["name"], r[name], *r["ci95"]) for r in rows]
+    reach = max((abs(math.log(v)) for line in lines for v in line[1:] if 0 < v < math.inf), default=1.0)
+    reach = min(max(reach, math.log(1.25)), math.log(1000))
+
+    def x(value: float) -> float:
+        log = math.log(value) if value > 0 else -reach
+        return round(200 + 195 * max(-1.0, min(1.0, log / reach)), 1)
+
+    ticks = [t for t in (0.01, 0.1, 0.25, 0.5, 0.8, 1, 1.25, 2, 4, 10, 100) if abs(math.log(t)) <= reach]
+    return {
+        "label": name.replace("_", " "),
+        "lines": [{"name": n, "x": x(v), "low": x(lo), "high": x(hi), "text": f"{v:.3f} ({lo:.3f} to {hi:.3f})"} for n, v, lo, hi in lines],
+        "ticks": [{"x": x(t), "text": f"{t:g}"} for t in ticks],
+    }
+
+
+def bars(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Seconds of every round as bars, heights 0..80 pixels."""
+    seconds = [(r["closed"] or r["opened"]) - r["opened"] for r in rounds]
+    top = max(seconds, default=1.0) or 1.0
+    return [
+        {"height": round(80 * s / top, 1), "title": f"{r['step']} {r['iteration'] + 1}: {s:.2f} s", "status": r["status"]}
+        for r, s in zip(rounds, seconds, strict=True)
+    ]
+
+
+def _flat(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A result's short entries as text; long lists are left to the JSON file."""
+    out = []
+    for key, value in result.items():
+        if isinstance(value, float):
+            out.append((key, f"{value:.6g}"))
+        elif isinstance(value, str | int | bool) or value is None:
+            out.append((key, str(value)))
+        elif isinstance(value, Mapping) and len(value) <= 12 and all(not isinstance(v, dict | list) for v in value.values()):
+            out.append((key, ", ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items())))
+        elif isinstance(value, list) and len(value) <= 6 and all(isinstance(v, str | int | float) for v in value):
+            out.append((key, ", ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in value)))
+    return out

@@ -1,0 +1,341 @@
+"""The site's process: it asks for work, decides whether the work may run here, and lets out what the door lets out.
+
+poll -> is it signed by the pinned key? -> was this round answered already? then the same bytes again
+     -> is the study approved here, by digest? -> does the door admit the round? -> only now are rows read
+     -> visit -> door -> durable answer -> send -> acknowledged
+
+After a crash at any arrow the site goes on from what is durable: it sends the same bytes, or computes them again to the
+same bits. Whatever goes wrong with a round becomes a signed code; the reason stays in this site's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from weakref import WeakValueDictionary
+
+from structlog.typing import FilteringBoundLogger
+
+from locum.client import Api
+from locum.client.connection import CHUNK
+from locum.errors import Conflict, EnvelopeError, LocumError, TaskError, Unavailable
+from locum.federation.door import Door, Release, ReleaseDeclined, SitePolicy
+from locum.federation.identity import PublicKey
+from locum.federation.state import decode_state, encode_state
+from locum.federation.visit import visit
+from locum.federation.wire import LONG_POLL_S, Assignment, SignedAssignment
+from locum.site.inbox import Request, approved_task, decode_assignment, open_assignment, open_study
+from locum.site.logs import reason
+from locum.site.rows import RowSource
+from locum.site.store import Answer, Decision, Store
+from locum.study.manifest import Study
+from locum.tasks import Task
+
+T = TypeVar("T")
+SMALL = 1 << 20
+"""A global state up to this size stays in memory; a larger one goes through a file, and resumes after a crash."""
+VISITS = 2
+"""Visits at a time: each may need a few models' worth of memory."""
+MAX_REFUSED = 1000
+GRACE_S = 3600.0
+"""How long after its deadline a round is still tried, where the way to the coordinator is broken."""
+
+
+class Agent:
+    """One site. Many may live in one process: an agent holds a store, a connection, and little else."""
+
+    def __init__(
+        self,
+        store: Store,
+        api: Api,
+        coordinator: PublicKey,
+        rows: RowSource,
+        log: FilteringBoundLogger,
+        *,
+        policy: SitePolicy | None = None,
+        poll_s: float = LONG_POLL_S,
+    ) -> None:
+        """coordinator: the key pinned at enrolment. rows: where a study's rows come from, commonly `SiteRows(store)`."""
+        self.store, self.api, self.coordinator, self.rows, self.log, self.poll_s = store, api, coordinator, rows, log, poll_s
+        self.identity = api.connection.identity
+        self.door = Door(api.connection.name, policy or SitePolicy())
+        self.computing = 0
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._refused: dict[str, None] = {}
+        self._newest: dict[str, int] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._visits = asyncio.Semaphore(VISITS)
+
+    async def run(self, stop: asyncio.Event | None = None) -> None:
+        """Serve until `stop` is set. What is under way then is given up; the next life takes it up again."""
+        self.store.prune()
+        for answer in self.store.unsent():
+            try:
+                self._start(Request(decode_assignment(answer.request), answer.request))
+            except LocumError as error:  # kept by another release
+                self.log.warning("answer not sent again", run=answer.run, seq=answer.seq, **reason(error))
+        poll = asyncio.create_task(self._poll())
+        halt = asyncio.create_task((stop or asyncio.Event()).wait())
+        try:
+            await asyncio.wait({poll, halt}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            tasks = {poll, halt, *self._jobs.values()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- asking for work ------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        failures = 0
+        while True:
+            try:
+                for digest, decision in self.store.untold():
+                    await self._tell(digest, decision)
+                work = await self.api.work(self._known(), wait=self.poll_s)
+                news = [self._take(signed) for signed in work.assignments] + [await self._meet(digest) for digest in work.studies]
+                failures = 0 if any(news) or not news else failures + 1
+            except Exception as error:
+                failures += 1
+                self.log.warning("poll failed", **reason(error))
+            if failures:
+                await self._back_off(failures)
+
+    async def _back_off(self, failures: int) -> None:
+        """After what the connection does not retry: a refusal, a forgery, a full disk, or an answer that brings nothing new."""
+        await asyncio.sleep(min(self.api.connection.patience.cap_s, 0.25 * 2.0 ** min(failures, 10)))
+
+    def _known(self) -> Iterable[str]:
+        return [*self._jobs, *list(self._refused)[-30:], *self.store.undecided()[-30:]]
+
+    def _take(self, signed: SignedAssignment) -> bool:
+        """Start a round unless it is under way; whether it is new. A forgery does not count as known, lest it block the true one."""
+        try:
+            request = open_assignment(signed, self.coordinator)
+        except LocumError as error:
+            self.log.warning("assignment refused", **reason(error))
+            return False
+        if request.id in self._jobs or request.id in self._refused:
+            return False
+        self._start(request)
+        return True
+
+    async def _meet(self, digest: str) -> bool:
+        """A study that the coordinator awaits a decision on; whether it is new."""
+        known = self.store.study(digest)
+        if known and known.decision:  # it has lost ours
+            return await self._tell(digest, known.decision)
+        if known or digest in self._refused:
+            return False
+        try:
+            view = await self.api.study(digest)
+            open_study(view, digest)
+        except Unavailable:
+            raise
+        except LocumError as error:
+            self._refuse(digest, "study refused", error, study=digest)
+            return False
+        self.store.put_study(view)
+        self.log.info("study awaits a decision", study=digest, requester=view.requester)
+        return True
+
+    async def _tell(self, digest: str, decision: Decision) -> bool:
+        """Send this site's decision; whether the coordinator took it."""
+        if digest in self._refused:
+            return False
+        try:
+            await self.api.decide(digest, approve=decision == "approved")
+        except Unavailable:
+            raise
+        except LocumError as error:
+            self._refuse(digest, "decision not taken", error, study=digest)
+            return False
+        self.store.told(digest, decision)
+        return True
+
+    # --- one round ------------------------------------------------------------------------------------------------
+
+    def _start(self, request: Request) -> None:
+        a = request.assignment
+        self._newest[a.run] = max(a.seq, self._newest.get(a.run, -1))
+        job = self._jobs[request.id] = asyncio.create_task(self._job(request))
+        job.add_done_callback(lambda _: self._jobs.pop(request.id, None))
+
+    async def _job(self, request: Request) -> None:
+        """One round, whatever happens in it; other rounds and runs go on."""
+        a, failures = request.assignment, 0
+        log = self.log.bind(run=a.run, seq=a.seq)
+        lock = self._locks.setdefault(a.run, asyncio.Lock())
+        while True:
+            try:
+                async with lock:
+                    return await self._round(request, log)
+            except (Unavailable, sqlite3.OperationalError) as error:
+                failures += 1
+                log.warning("round interrupted", **reason(error))
+                if self.api.connection.now() > a.deadline + GRACE_S:
+                    return self._refuse(request.id, "round given up", error, run=a.run, seq=a.seq)
+                await self._back_off(failures)
+            except Exception as error:
+                return self._refuse(request.id, "round refused", error, run=a.run, seq=a.seq)
+
+    def _refuse(self, name: str, event: str, error: Exception, **bound: Any) -> None:
+        """Log it, and do not take it up again in this life."""
+        self.log.warning(event, **bound, **reason(error))
+        self._refused[name] = None
+        while len(self._refused) > MAX_REFUSED:
+            self._refused.pop(next(iter(self._refused)))
+
+    async def _round(self, request: Request, log: FilteringBoundLogger) -> None:
+        started = time.monotonic()
+        answer = self._answered(request)
+        if answer:
+            await self._wanted(answer, self._upload_kept(request, answer))
+        else:
+            log.info("round begins", study=request.assignment.study, step=request.assignment.step)
+            answer = await self._answer(request, log)
+        await self._wanted(answer, self.api.answer(request.assignment, answer.envelope, answer.body or b""))
+        await asyncio.to_thread(self.store.mark, answer, "sent")
+        log.info("round answered", step=request.assignment.step, kind=answer.kind, bytes=answer.nbytes, seconds=round(time.monotonic() - started, 3))
+
+    async def _wanted(self, answer: Answer, sending: Any) -> None:
+        """Await `sending`; if the coordinator does not want the answer (any more), note that and raise its reason."""
+        try:
+            await sending
+        except Unavailable:
+            raise
+        except LocumError:
+            await asyncio.to_thread(self.store.mark, answer, "over")
+            raise
+
+    def _answered(self, request: Request) -> Answer | None:
+        """What was answered to this very request before. Raises `Conflict` where the request contradicts the record."""
+        a = request.assignment
+        answer, last = self.store.answer(a.run, a.seq), self.store.last(a.run)
+        if last and last.study != a.study:
+            raise Conflict("The run belongs to another study.", why="The coordinator's signed messages contradict each other.")
+        if answer and answer.assignment != request.digest:
+            raise Conflict("Another request for this round was answered already.", why="A second answer would say more than one sum over the cohort may.")
+        if answer and (answer.kind, answer.body, answer.status) == ("release", None, "over"):
+            raise Conflict("This round is over, and its bytes are gone.")
+        if not answer and max(self._newest[a.run], last.seq if last else -1) > a.seq:
+            raise Conflict("The run has gone beyond this round.", why="It is late, stale, or was replayed.")
+        return answer
+
+    async def _answer(self, request: Request, log: FilteringBoundLogger) -> Answer:
+        """Compute the answer and make it durable; a vector that travels ahead of its message is uploaded meanwhile."""
+        a = request.assignment
+        try:
+            study, task = approved_task(request, self.store.study(a.study))
+            self.door.admit(a, study.terms)
+            async with self._visits:
+                release, memory = await self._visit(a, study, task)
+                return await self._keep(request, release, memory)
+        except ReleaseDeclined as refusal:
+            return await self._decline(request, refusal.decline, refusal, log)
+        except (OSError, sqlite3.Error) as error:
+            return await self._decline(request, "storage", error, log)
+        except LocumError:  # the coordinator's no, or none at all: nothing to decline
+            raise
+        except Exception as error:
+            return await self._decline(request, "internal", error, log)
+
+    async def _visit(self, a: Assignment, study: Study, task: Task) -> tuple[Release, bytes | None]:
+        """Fetch the state and visit the rows, in a thread; the state is freed before the vector travels."""
+        file = self.store.incoming_file(a.run, a.seq) if a.state_bytes > SMALL else None
+        if file and shutil.disk_usage(file.parent).free < a.state_bytes:
+            raise OSError("no room for the global model")
+        source = await self.api.state(a, to=file)
+        try:
+            return await self._thread(lambda: self._compute(a, study, task, source))
+        finally:
+            if file:
+                file.unlink(missing_ok=True)
+
+    def _compute(self, a: Assignment, study: Study, task: Task, source: bytes | Path) -> tuple[Release, bytes | None]:
+        """Rows, visit, door: the release and the memory that goes with it. Only `ReleaseDeclined` and OSError come out."""
+        known = self.store.study(a.study)
+        if known is None or known.decision != "approved":
+            raise ReleaseDeclined("not_approved", "The approval was withdrawn.")
+        try:
+            rows = self.rows(study, known)
+        except LocumError as error:
+            raise ReleaseDeclined("data", error.what, why=error.why, fix=error.fix) from error
+        try:
+            kept = self.store.memory(a.run, a.step)
+            memory = dict(decode_state(kept)) if kept else {}
+            contribution, layout = visit(task, decode_state(source), rows, memory, a, self.door, study.terms)
+            after = encode_state(memory) if memory else None
+        except (TaskError, EnvelopeError) as error:
+            raise ReleaseDeclined("internal", error.what, why=error.why, fix=error.fix) from error
+        step, recipient = study.plan[a.step].name, self.coordinator.fingerprint
+        release = self.door.release(contribution, layout, a, study.terms, step=step, recipient=recipient, identity=self.identity, log=self.store)
+        return release, after
+
+    async def _keep(self, request: Request, release: Release, memory: bytes | None) -> Answer:
+        """Make the release durable. A large vector travels meanwhile, from its own buffers; it counts for nothing without its message."""
+        a = request.assignment
+        answer = Answer.of_release(a, request.raw, release)
+        keep = self._thread(lambda: self.store.keep(answer, step=a.step, memory=memory, release=release))
+        if answer.body is not None:
+            await keep
+            return answer
+        upload = asyncio.create_task(self._upload(a, release))
+        try:
+            await keep
+        except BaseException:
+            upload.cancel()
+            await asyncio.wait({upload})
+            raise
+        await self._wanted(answer, upload)
+        return answer
+
+    async def _upload(self, a: Assignment, release: Release) -> None:
+        def source(offset: int) -> Iterator[memoryview]:
+            return _from(offset, release.layout.buffers(release.vector))
+
+        await self.api.upload(a, source, sha256=release.digest, size=release.layout.file_bytes)
+
+    async def _upload_kept(self, request: Request, answer: Answer) -> None:
+        """After a restart: the rest of a large vector, from the outbox."""
+        if answer.kind == "release" and answer.body is None:
+            with self.store.outbox_file(answer.run, answer.seq).open("rb") as file:
+                await self.api.upload(request.assignment, lambda at: _read(file, at), sha256=answer.digest, size=answer.nbytes, resume=True)
+
+    async def _decline(self, request: Request, code: str, error: Exception, log: FilteringBoundLogger) -> Answer:
+        """A signed code; durable if the disk allows, for a decline that cannot be kept is still better said."""
+        a = request.assignment
+        log.warning("declined", code=code, **reason(error))
+        answer = Answer.of_decline(a, request.raw, *self.door.decline(code, a, self.identity))
+        try:
+            await self._thread(lambda: self.store.keep(answer))
+        except (OSError, sqlite3.Error) as full:
+            log.warning("the decline is not on record here", **reason(full))
+        return answer
+
+    async def _thread(self, work: Callable[[], T]) -> T:
+        self.computing += 1
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            self.computing -= 1
+
+
+def _from(offset: int, pieces: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+    """The pieces from a byte offset on, uncopied."""
+    for piece in pieces:
+        view = memoryview(piece)
+        if offset < len(view):
+            yield view[offset:]
+        offset = max(0, offset - len(view))
+
+
+def _read(file: BinaryIO, offset: int) -> Iterator[bytes]:
+    file.seek(offset)
+    while chunk := file.read(CHUNK):
+        yield chunk

@@ -1,0 +1,117 @@
+"""A site's folder: everything that makes a machine a site, in one place that only its owner may read.
+
+key.pem, membership.json   see `locum.client.membership`
+site.toml                  the site's own policy; the stricter of it and a study's terms holds
+site.db, outbox, incoming  see `locum.site.store`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from locum.client import A_WHILE, Membership, Patience, join
+from locum.client.membership import KEY
+from locum.data.mapping import SiteMapping
+from locum.data.sources import open_source
+from locum.errors import LocumError, ManifestError
+from locum.federation.door import SitePolicy
+from locum.federation.identity import Identity
+from locum.site.store import DataSet, LogLine, Store
+from locum.study.document import Document, read_toml
+from locum.study.manifest import NAME
+
+CONFIG = "site.toml"
+_TEMPLATE = """# This site's own rules. The stricter of these and a study's terms holds.
+[policy]
+min_cohort = {min_cohort}      # smallest number of sites that one sum may be over
+min_rows = {min_rows}        # fewest patients behind an answer
+allow_clear = {allow_clear}  # whether updates may leave in clear text, visible to the coordinator
+"""
+
+
+class SiteConfig(Document):
+    """The content of site.toml."""
+
+    policy: SitePolicy = SitePolicy()
+
+
+class AddedData(msgspec.Struct, frozen=True):
+    """A data set that this site now has, and the columns that were found in it."""
+
+    name: str
+    source: str
+    mapping: str
+    columns: tuple[str, ...]
+
+
+def enroll(folder: Path, invitation: str, *, ca: Path | None = None, plain: bool = False, patience: Patience = A_WHILE) -> Membership:
+    """Make `folder` a site of the federation that invited it. ca: PEM file, for instance of a proxy that inspects TLS.
+
+    Raises `NotEnrolled` for a bad invitation, `Unavailable` if the coordinator cannot be reached.
+    """
+    member = join(folder, invitation, ca=read_pem(ca), plain=plain, role="site", patience=patience)
+    if not (folder / CONFIG).exists():
+        policy = SitePolicy()
+        text = _TEMPLATE.format(min_cohort=policy.min_cohort, min_rows=policy.min_rows, allow_clear=str(policy.allow_clear).lower())
+        (folder / CONFIG).write_text(text, encoding="utf-8")
+    Store(folder).close()
+    return member
+
+
+def load_config(folder: Path) -> SiteConfig:
+    """The site's own rules; the defaults where there is no file. Raises `ManifestError`."""
+    path = folder / CONFIG
+    return SiteConfig.parse(read_toml(path), where=CONFIG) if path.exists() else SiteConfig()
+
+
+def load_identity(folder: Path) -> Identity:
+    return Identity.load(folder / KEY)
+
+
+def add_data(folder: Path, name: str, source: str | Path | None = None, mapping: str | Path | None = None) -> AddedData:
+    """Name a table of this site, after a look at its columns. source: the file, unless the mapping names it.
+
+    The same name again replaces it; studies approved on the name then read the new table. Raises `ManifestError`,
+    `DataError` or `TooLarge`.
+    """
+    if not NAME.match(name):
+        raise ManifestError(f"'{name}' is not a name for a data set.", fix="use lower-case letters, digits, '-', '_' and '.'")
+    rules = str(Path(mapping).resolve()) if mapping else ""
+    spec = (SiteMapping.load(rules) if rules else SiteMapping()).source
+    table = open_source(spec, source)
+    file = str(Path(source or spec.path or "").resolve())
+    columns = tuple(table.columns())
+    with open_store(folder) as store:
+        store.put_data(DataSet(name, file, rules))
+    return AddedData(name, file, rules, columns)
+
+
+def list_data(folder: Path) -> list[DataSet]:
+    """The tables that this site has named."""
+    with open_store(folder) as store:
+        return store.data()
+
+
+def releases(folder: Path) -> list[LogLine]:
+    """Everything that has left this site, oldest first, after the log was checked. Raises `LocumError` if it was edited."""
+    with open_store(folder) as store:
+        store.verify()
+        return list(store.releases())
+
+
+def open_store(folder: Path) -> Store:
+    """The store of an enrolled site. Raises `NotEnrolled`."""
+    Membership.load(folder)
+    return Store(folder)
+
+
+def read_pem(path: Path | None) -> str:
+    """The text of a PEM file. Raises `LocumError`."""
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        raise LocumError(f"{path} cannot be read as a PEM file.", fix="give the file that starts with -----BEGIN CERTIFICATE-----") from None

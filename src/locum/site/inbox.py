@@ -1,0 +1,95 @@
+"""What arrives from the coordinator, believed only as far as signatures and this site's own records go."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
+
+from locum.errors import EnvelopeError, LocumError, ManifestError
+from locum.federation.door import ReleaseDeclined
+from locum.federation.envelope import Envelope
+from locum.federation.identity import PublicKey
+from locum.federation.wire import Assignment, SignedAssignment, StudyView
+from locum.site.store import KnownStudy
+from locum.study.canonical import DIGEST
+from locum.study.manifest import Study
+from locum.study.vector import MAX_VECTOR_BYTES
+from locum.tasks import Task, build
+
+RUN = re.compile(r"^[A-Za-z0-9_-]{1,128}$")
+
+
+@dataclass(frozen=True)
+class Request:
+    """An assignment that the coordinator has signed. raw: the JSON that the signature covers."""
+
+    assignment: Assignment
+    raw: bytes
+
+    @property
+    def id(self) -> str:
+        """The name by which a poll says that this is known."""
+        return f"{self.assignment.run}:{self.assignment.seq}"
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.raw).hexdigest()
+
+
+def open_assignment(signed: SignedAssignment, coordinator: PublicKey) -> Request:
+    """Verify and decode. Raises `EnvelopeError` for what the pinned key has not signed, or signed for something else."""
+    raw = signed.body.encode()
+    envelope = Envelope.open(signed.envelope, coordinator, kind="assignment", digest=hashlib.sha256(raw).hexdigest())
+    return _bound(decode_assignment(raw), raw, envelope)
+
+
+def decode_assignment(raw: bytes) -> Assignment:
+    """Raises `EnvelopeError`."""
+    try:
+        return msgspec.json.decode(raw, type=Assignment)
+    except msgspec.DecodeError:
+        raise EnvelopeError("The assignment is not what this version understands.", fix="update both sides to the same release") from None
+
+
+def _bound(a: Assignment, raw: bytes, envelope: Envelope) -> Request:
+    if (envelope.study, envelope.run, envelope.seq, envelope.phase) != (a.study, a.run, a.seq, a.phase):
+        raise EnvelopeError("The assignment's envelope was made for another round.", why="It is stale, or was replayed.")
+    well_formed = RUN.match(a.run) and DIGEST.match(a.study) and DIGEST.match(a.state) and DIGEST.match(a.layout)
+    if not well_formed or a.seq < 0 or a.phase != "release" or not 0 <= a.state_bytes <= MAX_VECTOR_BYTES:
+        raise EnvelopeError("The assignment asks for something that no round asks.", fix="update both sides to the same release")
+    return Request(a, raw)
+
+
+@lru_cache(maxsize=32)
+def open_study(view: StudyView, digest: str) -> Study:
+    """The study that `digest` names, as its requester signed it. Raises `EnvelopeError` or `ManifestError`."""
+    study = Study.from_json(view.manifest.encode())
+    if study.digest != digest or view.digest != digest:
+        raise EnvelopeError(
+            "The study is not the one that its digest names.",
+            why="It was altered on the way, or this release reads it differently.",
+            fix="update both sides to the same release, then ask the requester",
+        )
+    Envelope.open(view.envelope, PublicKey.parse(view.requester_key), kind="study", study=digest, digest=digest, sender=view.requester)
+    return study
+
+
+def approved_task(request: Request, known: KnownStudy | None) -> tuple[Study, Task]:
+    """The study and the task that this round runs, from the site's own copy of what it approved.
+
+    Raises `ReleaseDeclined`: nothing runs without a decision that is on record here.
+    """
+    a = request.assignment
+    if known is None or known.decision != "approved":
+        raise ReleaseDeclined("not_approved", "This site has not approved the study.", fix="review it, then approve or deny it")
+    try:
+        study = open_study(known.view, a.study)
+        if not 0 <= a.step < len(study.plan) or not 0 <= a.iteration < study.plan[a.step].rounds or a.seed != study.seed:
+            raise ManifestError("The assignment lies outside the plan that this site approved.", fix="ask the coordinator's operator")
+        return study, build(study.plan[a.step], study)
+    except LocumError as error:
+        raise ReleaseDeclined("policy", error.what, why=error.why, fix=error.fix) from error

@@ -1,0 +1,280 @@
+"""What a data manager sees before anything runs: who asks, what would run, on which columns, and what would leave."""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from locum.client import A_WHILE, Api, Patience
+from locum.client.membership import open_connection
+from locum.data.contract import Report, check, load_rows
+from locum.errors import DataError, LocumError, NotFound, Refused, Unavailable
+from locum.federation.door import SitePolicy
+from locum.federation.identity import PublicKey
+from locum.federation.summation import wire_layout
+from locum.site.folder import load_config, open_store
+from locum.site.inbox import open_study
+from locum.site.store import Decision, KnownStudy, Store
+from locum.study.manifest import Study
+from locum.tasks import Task, build_plan
+
+NOT_ALLOWED = (
+    "Rows, identifiers and dates of patients never leave; only the numbers listed above do, once per round.",
+    "Nothing else runs: an approval holds for this text alone, byte for byte; a changed study needs a new decision.",
+    "The coordinator sends no code, and cannot name another column, another step or more rounds.",
+)
+
+
+@dataclass(frozen=True)
+class StepReview:
+    """One step of the plan. scalars: how many numbers leave per round, where that is known before the run."""
+
+    name: str
+    task: str
+    rounds: int
+    reads: tuple[str, ...]
+    leaves: str
+    scalars: int | None
+
+
+@dataclass(frozen=True)
+class Review:
+    """A study as this site sees it. problems: why it cannot be approved here; empty if it can.
+
+    report: what the data check says of this site's own rows; it stays here.
+    """
+
+    digest: str
+    name: str
+    title: str
+    question: str
+    purpose: str
+    requester: str
+    signed_by: str
+    fingerprint: str
+    steps: tuple[StepReview, ...]
+    min_cohort: int
+    min_rows: int
+    protection: str
+    data: str
+    report: Report | None
+    problems: tuple[str, ...]
+    decision: Decision
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {**asdict(self), "report": self.report.to_json() if self.report else None, "not_allowed": list(NOT_ALLOWED)}
+
+    def text(self) -> str:
+        """The same in plain words."""
+        parts = [_head(self), *(_step(i, s) for i, s in enumerate(self.steps, 1)), _terms(self), _data(self), _lines("What is not allowed", NOT_ALLOWED)]
+        if self.problems:
+            parts.append(_lines("Why this site cannot approve it", self.problems))
+        parts.append(f"Decision here: {self.decision or 'none yet, so nothing runs'}.")
+        return "\n\n".join(parts) + "\n"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A study in a list. told: whether the coordinator knows the decision."""
+
+    digest: str
+    name: str
+    title: str
+    requester: str
+    decision: Decision
+    told: bool
+
+
+def list_studies(folder: Path, *, patience: Patience = A_WHILE) -> list[Pending]:
+    """Every study of the federation and this site's decision on it, after a look at the coordinator if it can be reached.
+
+    A study whose text and signature do not match is left out.
+    """
+    with open_store(folder) as store:
+        try:
+            asyncio.run(_look(folder, store, patience))
+        except Unavailable:
+            if not store.studies():
+                raise
+        return [_pending(known) for known in store.studies()]
+
+
+def review(folder: Path, digest: str, *, data: str | None = None, patience: Patience = A_WHILE) -> Review:
+    """What `digest` (or the start of it) would do here. data: the data set, where the site has several.
+
+    Raises `NotFound` or `Unavailable`; what else is wrong is in `problems`.
+    """
+    with open_store(folder) as store:
+        known = _find(folder, store, digest, patience)
+        return _review(store, known, load_config(folder).policy, data)
+
+
+def decide(folder: Path, digest: str, *, approve: bool, data: str | None = None, patience: Patience = A_WHILE) -> bool:
+    """Approve or deny a study by its digest; whether the coordinator has been told (else the agent tells it later).
+
+    Raises `Refused` for an approval that the study, the site's policy or its data do not allow.
+    """
+    with open_store(folder) as store:
+        known = _find(folder, store, digest, patience)
+        chosen = known.data
+        if approve:
+            seen = _review(store, known, load_config(folder).policy, data)
+            if seen.problems:
+                raise Refused("This study cannot be approved here: " + "; ".join(seen.problems), fix="correct the data or the mapping, or deny the study")
+            chosen = seen.data
+        store.decide(known.view.digest, approve=approve, data=chosen)
+        try:
+            asyncio.run(_tell(folder, known.view.digest, approve, patience))
+        except Unavailable:
+            return False
+        store.told(known.view.digest, "approved" if approve else "denied")
+        return True
+
+
+async def _look(folder: Path, store: Store, patience: Patience) -> None:
+    async with Api(open_connection(folder, patience=patience)) as api:
+        for view in await api.studies():
+            if store.study(view.digest) is None:
+                try:
+                    open_study(view, view.digest)
+                except LocumError:
+                    continue
+                store.put_study(view)
+
+
+async def _tell(folder: Path, digest: str, approve: bool, patience: Patience) -> None:
+    async with Api(open_connection(folder, patience=patience)) as api:
+        await api.decide(digest, approve=approve)
+
+
+def _find(folder: Path, store: Store, digest: str, patience: Patience) -> KnownStudy:
+    found = [s for s in store.studies() if s.view.digest.startswith(digest)]
+    if not found:
+        asyncio.run(_look(folder, store, patience))
+        found = [s for s in store.studies() if s.view.digest.startswith(digest)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LocumError(f"{len(found)} studies start with '{digest}'.", fix="give more of the digest")
+    raise NotFound(f"No study starts with '{digest}'.", fix="list the studies; a digest is 64 hexadecimal digits")
+
+
+def _pending(known: KnownStudy) -> Pending:
+    study = Study.from_json(known.view.manifest.encode())
+    return Pending(known.view.digest, study.name, study.title, known.view.requester, known.decision, known.told)
+
+
+def _review(store: Store, known: KnownStudy, policy: SitePolicy, data: str | None) -> Review:
+    view = known.view
+    study = open_study(view, view.digest)
+    problems: list[str] = []
+    steps: tuple[StepReview, ...] = ()
+    try:
+        steps = tuple(_look_at(study, i, task) for i, task in enumerate(build_plan(study)))
+    except LocumError as error:
+        problems.append(str(error))
+    if study.terms.aggregation == "clear" and not policy.allow_clear:
+        problems.append("This site's policy lets no update leave in clear text.")
+    name, report = "", None
+    try:
+        name = _choose(store, data or known.data)
+        report = _check(store, study, name, max(policy.min_rows, study.terms.min_rows))
+        report.raise_if_refused()
+    except LocumError as error:
+        problems.append(str(error))
+    return Review(
+        digest=view.digest,
+        name=study.name,
+        title=study.title,
+        question=study.question,
+        purpose=study.purpose,
+        requester=study.requester,
+        signed_by=view.requester,
+        fingerprint=PublicKey.parse(view.requester_key).fingerprint,
+        steps=steps,
+        min_cohort=max(policy.min_cohort, study.terms.min_cohort),
+        min_rows=max(policy.min_rows, study.terms.min_rows),
+        protection=study.terms.protection(),
+        data=name,
+        report=report,
+        problems=tuple(problems),
+        decision=known.decision,
+    )
+
+
+def _look_at(study: Study, index: int, task: Task) -> StepReview:
+    step = study.plan[index]
+    try:
+        scalars: int | None = wire_layout(task.layout({})).size
+    except (LocumError, LookupError):  # the shape depends on an earlier step's answer
+        scalars = None
+    return StepReview(step.name, step.task, step.rounds, tuple(task.reads()), task.leaves(), scalars)
+
+
+def _choose(store: Store, wanted: str) -> str:
+    names = [d.name for d in store.data()]
+    if wanted in names:
+        return wanted
+    if wanted:
+        raise DataError(f"This site has no data set '{wanted}'.", fix=f"choose one of: {', '.join(names)}" if names else "add the data set first")
+    if len(names) != 1:
+        raise DataError(
+            "This site has no data set." if not names else "This site has several data sets.",
+            fix="add one first" if not names else f"choose one of: {', '.join(names)}",
+        )
+    return names[0]
+
+
+def _check(store: Store, study: Study, name: str, min_patients: int) -> Report:
+    found = next(d for d in store.data() if d.name == name)
+    return check(study.data, load_rows(study, found.mapping or None, found.source), min_patients=min_patients)
+
+
+# --- plain words ------------------------------------------------------------------------------------------------------
+
+
+def _head(r: Review) -> str:
+    return "\n".join(
+        [
+            f"Study {r.name}{': ' + r.title if r.title else ''}",
+            f"  digest      {r.digest}",
+            f"  asked by    {r.requester or r.signed_by}, signed by '{r.signed_by}' with key {r.fingerprint}",
+            *_wrapped("question", r.question),
+            *_wrapped("purpose", r.purpose),
+        ]
+    )
+
+
+def _step(number: int, s: StepReview) -> str:
+    count = f"{s.scalars} numbers, the site's weight among them" if s.scalars is not None else "as many numbers as an earlier step's answer says"
+    return "\n".join(
+        [
+            f"Step {number}: {s.name} (task {s.task}, at most {s.rounds} rounds)",
+            *_wrapped("reads", ", ".join(s.reads) or "no column"),
+            *_wrapped("leaves", s.leaves),
+            f"  per round   {count}",
+        ]
+    )
+
+
+def _terms(r: Review) -> str:
+    return _lines("Terms", (r.protection, f"no sum over fewer than {r.min_cohort} sites; no answer from fewer than {r.min_rows} patients"))
+
+
+def _data(r: Review) -> str:
+    if r.report is None:
+        return _lines("This site's data", ("not checked",))
+    counts = f"data set '{r.data}': {r.report.rows} rows of {r.report.patients} patients, check says {r.report.result}"
+    return _lines("This site's data (this stays here)", (counts, *(f"{f.result}: {f.what}" for f in r.report.findings if f.result != "PASS")))
+
+
+def _lines(title: str, lines: tuple[str, ...]) -> str:
+    return "\n".join([f"{title}:", *(textwrap.fill(line, 110, initial_indent="  - ", subsequent_indent="    ") for line in lines)])
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    return [textwrap.fill(text, 110, initial_indent=f"  {label:<12}", subsequent_indent=" " * 14)] if text else []

@@ -1,0 +1,69 @@
+"""A site folder brought to life: one process, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from locum.client import FOR_EVER, Api, Membership, Patience
+from locum.federation.wire import LONG_POLL_S
+from locum.site.agent import Agent
+from locum.site.folder import load_config, load_identity
+from locum.site.logs import open_log
+from locum.site.rows import RowSource, SiteRows
+from locum.site.store import Store
+
+
+@asynccontextmanager
+async def open_agent(
+    folder: Path,
+    *,
+    log: FilteringBoundLogger | None = None,
+    patience: Patience = FOR_EVER,
+    rows: RowSource | None = None,
+    poll_s: float = LONG_POLL_S,
+    **options: Any,
+) -> AsyncIterator[Agent]:
+    """The agent of a site folder: `async with open_agent(folder) as agent: await agent.run(stop)`.
+
+    rows: in place of the folder's data sets, for simulated clients. options: as for `Connection`, such as a shared
+    `http` client. Raises `NotEnrolled` or `ManifestError`.
+    """
+    member, config = Membership.load(folder), load_config(folder)
+    log = log or open_log(sys.stderr, site=member.name)
+
+    def notice(event: str, details: Mapping[str, object]) -> None:
+        log.warning(event, **details)
+
+    with Store(folder) as store:
+        async with Api(member.connect(load_identity(folder), patience=patience, notice=notice, **options)) as api:
+            yield Agent(store, api, member.coordinator, rows or SiteRows(store), log, policy=config.policy, poll_s=poll_s)
+
+
+def serve(folder: Path, *, log_file: Path | None = None, patience: Patience = FOR_EVER, poll_s: float = LONG_POLL_S) -> None:
+    """Serve until SIGTERM or SIGINT. log_file: instead of standard error. May be killed at any time without harm."""
+    name = Membership.load(folder).name
+    with log_file.open("a", encoding="utf-8", buffering=1) if log_file else nullcontext(sys.stderr) as stream:
+        asyncio.run(_serve(folder, open_log(stream, site=name), patience, poll_s))
+
+
+async def _serve(folder: Path, log: FilteringBoundLogger, patience: Patience, poll_s: float) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
+            loop.add_signal_handler(number, stop.set)
+    async with open_agent(folder, log=log, patience=patience, poll_s=poll_s) as agent:
+        log.info("serving", pid=os.getpid())
+        await agent.run(stop)
+        log.info("stopped")
+        if agent.computing:
+            os._exit(0)  # a visit in a thread cannot be stopped, and need not be waited for: nothing of it is durable yet

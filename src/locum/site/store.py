@@ -1,0 +1,363 @@
+"""What a site remembers: one SQLite file, durable at every commit (WAL, synchronous = FULL), and two folders beside it.
+
+site.db    data sets, decisions on studies, the release log, the answers given, the tasks' site-private memory
+outbox/    vectors too large for the database, until the round is over
+incoming/  global models that are being fetched
+
+An answer and the memory that its visit left behind are one transaction: after a crash there are both or neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from locum.errors import Conflict, DataError, LocumError, NotFound
+from locum.federation.door import LogEntry, Release
+from locum.federation.wire import INLINE_BYTES, Assignment, StudyView
+
+_SCHEMA = """
+CREATE TABLE data (name TEXT PRIMARY KEY, source TEXT NOT NULL, mapping TEXT NOT NULL, added REAL NOT NULL) STRICT;
+CREATE TABLE study (
+    digest TEXT PRIMARY KEY, view BLOB NOT NULL, decision TEXT NOT NULL DEFAULT '', data TEXT NOT NULL DEFAULT '',
+    decided REAL NOT NULL DEFAULT 0, told INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE answer (
+    run TEXT, seq INTEGER, study TEXT NOT NULL, assignment TEXT NOT NULL, state TEXT NOT NULL, kind TEXT NOT NULL, digest TEXT NOT NULL,
+    nbytes INTEGER NOT NULL, envelope TEXT NOT NULL, request BLOB NOT NULL, body BLOB, status TEXT NOT NULL, time REAL NOT NULL,
+    PRIMARY KEY (run, seq)) STRICT;
+CREATE INDEX answer_by_status ON answer (status);
+CREATE TABLE memory (run TEXT, step INTEGER, body BLOB NOT NULL, PRIMARY KEY (run, step)) STRICT;
+CREATE TABLE release (n INTEGER PRIMARY KEY, line TEXT NOT NULL, hash TEXT NOT NULL) STRICT;
+CREATE TRIGGER release_is_not_edited BEFORE UPDATE ON release BEGIN SELECT RAISE(ABORT, 'the release log is append-only'); END;
+CREATE TRIGGER release_is_not_erased BEFORE DELETE ON release BEGIN SELECT RAISE(ABORT, 'the release log is append-only'); END;
+PRAGMA user_version = 1;
+"""
+_VERSION = 1
+_CHAIN = b"locum/release-log/1\0"
+
+Decision = Literal["", "approved", "denied"]
+Status = Literal["ready", "sent", "over"]
+
+
+class DataSet(msgspec.Struct, frozen=True):
+    """A table of this site. mapping: path of its mapping file, or '' where columns bear the studies' names."""
+
+    name: str
+    source: str
+    mapping: str
+
+
+class KnownStudy(msgspec.Struct, frozen=True):
+    """A study as it was when this site first saw it, and what this site said. data: the data set that it may read."""
+
+    view: StudyView
+    decision: Decision
+    data: str
+    told: bool
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What was answered to one (run, seq), once and for all. body: None where the vector lies in the outbox.
+
+    assignment: digest of the request's JSON, which `request` keeps. over: nobody wants it any more.
+    """
+
+    run: str
+    seq: int
+    study: str
+    assignment: str
+    state: str
+    kind: Literal["release", "decline"]
+    digest: str
+    nbytes: int
+    envelope: str
+    request: bytes
+    body: bytes | None
+    status: Status
+
+    @classmethod
+    def of_release(cls, a: Assignment, request: bytes, release: Release) -> Answer:
+        """The answer that a release is. A vector above INLINE_BYTES is not copied."""
+        layout = release.layout
+        body = layout.pack(release.vector) if layout.file_bytes <= INLINE_BYTES else None
+        return cls._of(a, request, kind="release", digest=release.digest, nbytes=layout.file_bytes, envelope=release.envelope, body=body)
+
+    @classmethod
+    def of_decline(cls, a: Assignment, request: bytes, code: bytes, envelope: str) -> Answer:
+        return cls._of(a, request, kind="decline", digest=hashlib.sha256(code).hexdigest(), nbytes=len(code), envelope=envelope, body=code)
+
+    @classmethod
+    def _of(cls, a: Assignment, request: bytes, **given: Any) -> Answer:
+        digest = hashlib.sha256(request).hexdigest()
+        return cls(run=a.run, seq=a.seq, study=a.study, assignment=digest, state=a.state, request=request, status="ready", **given)
+
+
+class LogLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of the release log: when, what, and the hash of the line before."""
+
+    n: int
+    time: float
+    previous: str
+    entry: LogEntry
+
+
+class Store:
+    """One site's memory. May be used from several threads; several processes may have it open."""
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.folder, self.clock = folder, clock
+        self.outbox, self.incoming = folder / "outbox", folder / "incoming"
+        for path in (folder, self.outbox, self.incoming):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = threading.RLock()
+        self.db = sqlite3.connect(folder / "site.db", isolation_level=None, check_same_thread=False, timeout=10.0)
+        os.chmod(folder / "site.db", 0o600)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -512"):
+            self.db.execute(f"PRAGMA {pragma}")
+        self._migrate()
+
+    def close(self) -> None:
+        with self._lock:
+            self.db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _migrate(self) -> None:
+        with self._transaction():
+            (version,) = self.db.execute("PRAGMA user_version").fetchone()
+            if version > _VERSION:
+                raise LocumError("This site's store was made by a later release.", fix="update Locum on this machine")
+            if version == 0:
+                for statement in _statements(_SCHEMA):
+                    self.db.execute(statement)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.db
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # a full disk has rolled back already
+                    self.db.execute("ROLLBACK")
+                raise
+            self.db.execute("COMMIT")
+
+    def _rows(self, sql: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self.db.execute(sql, values).fetchall()
+
+    # --- data sets ------------------------------------------------------------------------------------------------
+
+    def put_data(self, data: DataSet) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO data VALUES (?, ?, ?, ?)", (data.name, data.source, data.mapping, self.clock()))
+
+    def data(self) -> list[DataSet]:
+        return [DataSet(*row) for row in self._rows("SELECT name, source, mapping FROM data ORDER BY name")]
+
+    def data_for(self, study: KnownStudy) -> DataSet:
+        """The data set that the study was approved on. Raises `DataError`."""
+        found = [d for d in self.data() if d.name == study.data]
+        if not found:
+            raise DataError("The data set that this study was approved on is not here any more.", fix="add it again, or decide on the study anew")
+        return found[0]
+
+    # --- studies --------------------------------------------------------------------------------------------------
+
+    def put_study(self, view: StudyView) -> None:
+        """Keep a verified study; the first view of a digest stays."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO study (digest, view) VALUES (?, ?)", (view.digest, msgspec.json.encode(view)))
+
+    def study(self, digest: str) -> KnownStudy | None:
+        rows = self._rows("SELECT view, decision, data, told FROM study WHERE digest = ?", digest)
+        return _study(rows[0]) if rows else None
+
+    def studies(self) -> list[KnownStudy]:
+        return [_study(row) for row in self._rows("SELECT view, decision, data, told FROM study ORDER BY rowid")]
+
+    def undecided(self) -> list[str]:
+        """Digests of the studies that await this site's decision."""
+        return [digest for (digest,) in self._rows("SELECT digest FROM study WHERE decision = '' ORDER BY rowid")]
+
+    def untold(self) -> list[tuple[str, Decision]]:
+        """Decisions that the coordinator has not acknowledged."""
+        return list(self._rows("SELECT digest, decision FROM study WHERE decision != '' AND told = 0 ORDER BY rowid"))
+
+    def decide(self, digest: str, *, approve: bool, data: str) -> None:
+        """Record this site's decision; the coordinator is still to be told. Raises `NotFound`."""
+        with self._transaction() as db:
+            change = "UPDATE study SET decision = ?, data = ?, decided = ?, told = 0 WHERE digest = ?"
+            done = db.execute(change, ("approved" if approve else "denied", data, self.clock(), digest))
+            if not done.rowcount:
+                raise NotFound("This site has not seen a study with that digest.", fix="list the studies that await a decision")
+
+    def told(self, digest: str, decision: Decision) -> None:
+        """The coordinator knows of this decision, unless another was made meanwhile."""
+        with self._transaction() as db:
+            db.execute("UPDATE study SET told = 1 WHERE digest = ? AND decision = ?", (digest, decision))
+
+    # --- answers --------------------------------------------------------------------------------------------------
+
+    def answer(self, run: str, seq: int) -> Answer | None:
+        rows = self._rows("SELECT * FROM answer WHERE run = ? AND seq = ?", run, seq)
+        return _answer(rows[0]) if rows else None
+
+    def last(self, run: str) -> Answer | None:
+        """The answer with the highest seq of a run."""
+        rows = self._rows("SELECT * FROM answer WHERE run = ? ORDER BY seq DESC LIMIT 1", run)
+        return _answer(rows[0]) if rows else None
+
+    def unsent(self) -> list[Answer]:
+        """What was answered but not yet acknowledged: first in line after a restart."""
+        return [_answer(row) for row in self._rows("SELECT * FROM answer WHERE status = 'ready' ORDER BY time")]
+
+    def keep(self, answer: Answer, *, step: int = 0, memory: bytes | None = None, release: Release | None = None) -> None:
+        """Make an answer durable before its message leaves, with the memory that its visit left for `step`. Blocking.
+
+        release: whose vector becomes a file, written from its own buffers, if it is not the answer's body. Raises
+        OSError or sqlite3.Error, for instance if the disk is full; then nothing is kept. Raises `Conflict` if this round
+        or a later one has an answer.
+        """
+        if answer.body is None and release:
+            self._write_outbox(answer, release)
+        self._keep(answer, step, memory)
+
+    def _keep(self, answer: Answer, step: int, memory: bytes | None) -> None:
+        """Earlier rounds of the run are over by now: their bytes go, their digests stay."""
+        with self._transaction() as db:
+            if db.execute("SELECT 1 FROM answer WHERE run = ? AND seq >= ?", (answer.run, answer.seq)).fetchone():
+                raise Conflict("Another process of this site has answered this round.", fix="run one agent per site folder")
+            old = db.execute("SELECT max(seq) FROM answer WHERE run = ?", (answer.run,)).fetchone()[0]
+            db.execute("UPDATE answer SET body = NULL, status = iif(status = 'ready', 'over', status) WHERE run = ? AND seq = ?", (answer.run, old))
+            db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*msgspec.structs.astuple(answer), self.clock()))
+            if memory is not None:
+                db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?, ?)", (answer.run, step, memory))
+        if old is not None:
+            self.outbox_file(answer.run, old).unlink(missing_ok=True)
+
+    def mark(self, answer: Answer, status: Status) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE answer SET status = ? WHERE run = ? AND seq = ?", (status, answer.run, answer.seq))
+
+    def prune(self, age_s: float = 7 * 86400.0) -> None:
+        """Drop the bytes, not the record, of answers that the coordinator has had for a week, and abandoned downloads."""
+        before = self.clock() - age_s
+        with self._transaction() as db:
+            old = db.execute("SELECT run, seq FROM answer WHERE status != 'ready' AND time < ?", (before,)).fetchall()
+            db.execute("UPDATE answer SET body = NULL WHERE status != 'ready' AND time < ? AND body IS NOT NULL", (before,))
+        for run, seq in old:
+            self.outbox_file(run, seq).unlink(missing_ok=True)
+        for path in self.incoming.iterdir():
+            if path.stat().st_mtime < before:
+                path.unlink(missing_ok=True)
+
+    def memory(self, run: str, step: int) -> bytes | None:
+        """What a task left for itself at this site in an earlier round of the same step, as safetensors."""
+        rows = self._rows("SELECT body FROM memory WHERE run = ? AND step = ?", run, step)
+        return rows[0][0] if rows else None
+
+    def outbox_file(self, run: str, seq: int) -> Path:
+        return self.outbox / f"{_key(run, seq)}.safetensors"
+
+    def incoming_file(self, run: str, seq: int) -> Path:
+        return self.incoming / f"{_key(run, seq)}.part"
+
+    def _write_outbox(self, answer: Answer, release: Release) -> None:
+        path = self.outbox_file(answer.run, answer.seq)
+        try:
+            with path.open("wb", buffering=0) as f:
+                for piece in release.layout.buffers(release.vector):
+                    view = memoryview(piece)
+                    while view:
+                        view = view[f.write(view) :]
+                os.fsync(f.fileno())
+            _sync_folder(self.outbox)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+    # --- the release log ------------------------------------------------------------------------------------------
+
+    def record(self, entry: LogEntry) -> None:
+        """Append a line and make it durable. Each line holds the hash of the one before, so that an edit shows."""
+        with self._transaction() as db:
+            n, previous = _head(db)
+            line = msgspec.json.encode(LogLine(n + 1, self.clock(), previous, entry))
+            db.execute("INSERT INTO release VALUES (?, ?, ?)", (n + 1, line.decode(), _hash(line)))
+
+    def releases(self) -> Iterator[LogLine]:
+        """Every line, oldest first."""
+        for (line,) in self._rows("SELECT line FROM release ORDER BY n"):
+            yield msgspec.json.decode(line, type=LogLine)
+
+    def verify(self) -> str:
+        """Check every line against its hash and the chain; the hash of the last line, which names the whole log.
+
+        A log that was cut at its end still verifies: note the hash elsewhere, and compare. Raises `LocumError` that
+        names the first line that does not fit.
+        """
+        previous, expected = "", 1
+        for n, line, kept in self._rows("SELECT n, line, hash FROM release ORDER BY n"):
+            try:
+                decoded = msgspec.json.decode(line, type=LogLine)
+            except msgspec.DecodeError:
+                decoded = None
+            if decoded is None or n != expected or decoded.n != n or decoded.previous != previous or _hash(line.encode()) != kept:
+                raise LocumError(f"The release log does not hold together at line {expected}.", why="It was edited.", fix="restore it from a backup")
+            previous, expected = kept, expected + 1
+        return previous
+
+
+def _answer(row: Any) -> Answer:
+    return Answer(**dict(zip(Answer.__struct_fields__, row, strict=False)))  # the row's last column is the time
+
+
+def _study(row: Any) -> KnownStudy:
+    return KnownStudy(msgspec.json.decode(row[0], type=StudyView), row[1], row[2], bool(row[3]))
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The script's statements one by one: `executescript` would commit the transaction that it runs in."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _head(db: sqlite3.Connection) -> tuple[int, str]:
+    row = db.execute("SELECT n, hash FROM release ORDER BY n DESC LIMIT 1").fetchone()
+    return (row[0], row[1]) if row else (0, "")
+
+
+def _hash(line: bytes) -> str:
+    return hashlib.sha256(_CHAIN + line).hexdigest()
+
+
+def _key(run: str, seq: int) -> str:
+    return hashlib.sha256(f"{run}\0{seq}".encode()).hexdigest()[:40]
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "posix":
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
