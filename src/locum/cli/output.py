@@ -19,10 +19,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console; plain text when the output is not a terminal."""
+    """A rich console; plain and wide when the output is not a terminal."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, width=None if terminal else 160)
 
 
 def emit(value: Any) -> None:

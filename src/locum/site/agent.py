@@ -74,11 +74,11 @@ class Agent:
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Serve until `stop` is set. What is under way then is given up; the next life takes it up again."""
         self.store.prune()
-        for answer in self.store.unsent():
+        for run, seq, raw in self.store.unsent():
             try:
-                self._start(Request(decode_assignment(answer.request), answer.request))
+                self._start(Request(decode_assignment(raw), raw))
             except LocumError as error:  # kept by another release
-                self.log.warning("answer not sent again", run=answer.run, seq=answer.seq, **reason(error))
+                self.log.warning("answer not sent again", run=run, seq=seq, **reason(error))
         poll = asyncio.create_task(self._poll())
         halt = asyncio.create_task((stop or asyncio.Event()).wait())
         try:
@@ -97,9 +97,11 @@ class Agent:
             try:
                 for digest, decision in self.store.untold():
                     await self._tell(digest, decision)
+                asked = time.monotonic()
                 work = await self.api.work(self._known(), wait=self.poll_s)
                 news = [self._take(signed) for signed in work.assignments] + [await self._meet(digest) for digest in work.studies]
-                failures = 0 if any(news) or not news else failures + 1
+                hasty = not news and time.monotonic() - asked < self.poll_s / 2  # a coordinator that is stopping answers at once
+                failures = failures + 1 if hasty or (news and not any(news)) else 0
             except Exception as error:
                 failures += 1
                 self.log.warning("poll failed", **reason(error))
@@ -216,14 +218,15 @@ class Agent:
     def _answered(self, request: Request) -> Answer | None:
         """What was answered to this very request before. Raises `Conflict` where the request contradicts the record."""
         a = request.assignment
-        answer, last = self.store.answer(a.run, a.seq), self.store.last(a.run)
-        if last and last.study != a.study:
+        last, study = self.store.last(a.run) or (-1, a.study)
+        answer = self.store.answer(a.run, a.seq) if a.seq <= last else None
+        if study != a.study:
             raise Conflict("The run belongs to another study.", why="The coordinator's signed messages contradict each other.")
         if answer and answer.assignment != request.digest:
             raise Conflict("Another request for this round was answered already.", why="A second answer would say more than one sum over the cohort may.")
         if answer and (answer.kind, answer.body, answer.status) == ("release", None, "over"):
             raise Conflict("This round is over, and its bytes are gone.")
-        if not answer and max(self._newest[a.run], last.seq if last else -1) > a.seq:
+        if not answer and max(self._newest[a.run], last) > a.seq:
             raise Conflict("The run has gone beyond this round.", why="It is late, stale, or was replayed.")
         return answer
 

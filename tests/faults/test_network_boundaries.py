@@ -1,0 +1,213 @@
+"""Every message of a round is lost, answered into the void, or meets a dying site or coordinator; the model does not change.
+
+The real coordinator and the real agents in one process, joined by a network that strikes at a named boundary:
+(message, round, place), for one of three sites. Faults in real processes are in `test_processes.py`.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import structlog
+
+from locum import Rows, Study, simulate
+from locum.client import Api, Membership, Patience
+from locum.client.membership import KEY, open_connection
+from locum.coordinator import Coordinator, Folder, init_folder, invite
+from locum.federation.identity import Identity, PublicKey
+from locum.federation.wire import Invitation, Role, RunView, federation_id
+from locum.site.folder import add_data
+from locum.site.serve import open_agent
+from locum.site.store import Store
+
+URL = "http://127.0.0.1:9"
+QUICK = Patience(first_s=0.005, cap_s=0.05)
+ROWS = {"a": [1.5, 2.25], "b": [0.1, 0.2, 0.7], "c": [9.0]}
+STUDY = Study.parse(
+    {
+        "schema": "locum/study/1",
+        "name": "faults",
+        "data": {"variables": {"x": {"minimum": 0, "maximum": 10}}},
+        "terms": {"min_cohort": 3, "quorum": 3, "deadline_s": 60, "attempts": 2},
+        "plan": [{"name": "check", "task": "data_check"}, {"name": "x", "task": "moments", "variables": ["x"]}],
+    }
+)
+EXPECTED = simulate(STUDY, {name: Rows.of({"x": x}) for name, x in ROWS.items()}).model_sha256
+
+Strike = Callable[[], Awaitable[None]]
+
+
+class Network(httpx.AsyncBaseTransport):
+    """Carries requests to the coordinator that is alive; strikes once, before or after the boundary `where`."""
+
+    def __init__(self) -> None:
+        self.inner: httpx.AsyncBaseTransport | None = None
+        self.where: tuple[str, str, int] | None = None
+        self.before: Strike | None = None
+        self.after: Strike | None = None
+        self.struck = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)  # a network always lets others go first
+        if self.inner is None:
+            raise httpx.ConnectError("nobody there")
+        sender = request.headers.get("authorization", "").partition("sender=")[2].partition(",")[0]
+        message, seq = _boundary(request)
+        hit = (sender, message, seq) == self.where and not self.struck
+        if hit and self.before:
+            self.struck = True
+            await self.before()
+        response = await self.inner.handle_async_request(request)
+        content = await response.aread()
+        if message == "work" and self.where == (sender, "work", _offered(content)) and not self.struck:
+            hit = True
+            if self.before:  # a poll's round is known only from its answer: to lose the request is to lose the answer
+                self.struck = True
+                await self.before()
+        if hit and self.after and not self.struck:
+            self.struck = True
+            await self.after()
+        return httpx.Response(response.status_code, headers=response.headers, stream=httpx.ByteStream(content))
+
+
+def _boundary(request: httpx.Request) -> tuple[str, int]:
+    parts = request.url.path.split("/")
+    if "rounds" not in parts:
+        return parts[2], -1
+    return ("state" if parts[-1] == "state" else "answer"), int(parts[parts.index("rounds") + 1])
+
+
+def _offered(content: bytes) -> int:
+    for seq in (1, 0):
+        if f'\\"seq\\":{seq},'.encode() in content:
+            return seq
+    return -1
+
+
+@pytest.fixture(scope="module")
+def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A coordinator's folder and three sites that have approved the study, made once and copied for every case."""
+    base = tmp_path_factory.mktemp("enrolled")
+    asyncio.run(_prepare(base))
+    return base
+
+
+async def _prepare(base: Path) -> None:
+    coordinator = Coordinator(init_folder(base / "coordinator", url=URL))
+    async with coordinator.lifespan(None), httpx.AsyncClient(transport=httpx.ASGITransport(app=coordinator.app)) as http:
+        investigator = await _join(coordinator.folder, base / "investigator", "investigator", http)
+        view = await investigator.submit(STUDY)
+        for name, x in ROWS.items():
+            await _join(coordinator.folder, base / name, "site", http)
+            (base / f"{name}.csv").write_text("x\n" + "\n".join(map(str, x)) + "\n")
+            add_data(base / name, "default", base / f"{name}.csv")
+            with Store(base / name) as store:
+                store.put_study(view)
+                store.decide(view.digest, approve=True, data="default")  # the agent tells the coordinator
+
+
+async def _join(folder: Folder, home: Path, role: Role, http: httpx.AsyncClient) -> Api:
+    asked = Invitation.parse(invite(folder, home.name, role))
+    key = PublicKey.parse(asked.coordinator_key)
+    home.mkdir()
+    identity = Identity.load_or_create(home / KEY)
+    member = Membership(url=asked.url, name=asked.name, role=role, federation=federation_id(key), coordinator_key=asked.coordinator_key)
+    member.save(home)
+    api = Api(member.connect(identity, patience=QUICK, http=http))
+    await api.enroll(asked.token, key)
+    return api
+
+
+class World:
+    """One coordinator and three agents, each of which can die and live again from its folder."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.network = base, Network()
+        self.http = httpx.AsyncClient(transport=self.network)
+        self.lives: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = {}
+
+    async def start(self, name: str) -> None:
+        begun, stop = asyncio.Event(), asyncio.Event()
+        life = self._coordinate if name == "coordinator" else self._serve
+        self.lives[name] = (asyncio.create_task(life(name, begun, stop)), stop)
+        await begun.wait()
+
+    async def restart(self, name: str) -> None:
+        """End a life without a word to anybody else, and begin the next one."""
+        task, stop = self.lives[name]
+        if name == "coordinator":
+            self.network.inner = None
+        stop.set()
+        await asyncio.wait({task})
+        await self.start(name)
+
+    async def _coordinate(self, name: str, begun: asyncio.Event, stop: asyncio.Event) -> None:
+        coordinator = Coordinator(Folder.open(self.base / name))
+        async with coordinator.lifespan(None):
+            self.network.inner = httpx.ASGITransport(app=coordinator.app)
+            begun.set()
+            await stop.wait()
+            coordinator.close_polls()
+
+    async def _serve(self, name: str, begun: asyncio.Event, stop: asyncio.Event) -> None:
+        async with open_agent(self.base / name, http=self.http, patience=QUICK, poll_s=5.0, log=structlog.get_logger()) as agent:
+            begun.set()
+            await agent.run(stop)
+
+    async def run(self) -> RunView:
+        """The study's only run, to its end."""
+        for name in ("coordinator", *ROWS):
+            await self.start(name)
+        api = Api(open_connection(self.base / "investigator", http=self.http, patience=QUICK))
+        (view,) = await api.runs()
+        async with asyncio.timeout(30):
+            while view.status in ("waiting", "running"):
+                view = await api.run(view.id, version=view.version, wait=5.0)
+        for task, stop in reversed(self.lives.values()):
+            stop.set()
+            await task
+        return view
+
+
+async def _lose() -> None:
+    raise httpx.ReadError("cut")
+
+
+BOUNDARIES = [(message, seq) for seq in (0, 1) for message in ("work", "state", "answer")]
+FAULTS = ["lose-request", "lose-answer", "site-dies-before", "site-dies-after", "coordinator-dies-before", "coordinator-dies-after"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(("message", "seq"), BOUNDARIES, ids=lambda v: str(v))
+def test_the_model_survives(enrolled: Path, tmp_path: Path, message: str, seq: int, fault: str) -> None:
+    base = tmp_path / "world"
+    shutil.copytree(enrolled, base)
+
+    async def story() -> tuple[RunView, bool]:
+        world = World(base)
+        strikes: dict[str, Strike] = {
+            "lose": _lose,
+            "site-dies": lambda: _die(world, "b"),
+            "coordinator-dies": lambda: world.restart("coordinator"),
+        }
+        what, _, when = fault.rpartition("-")
+        world.network.where = ("b", message, seq)
+        setattr(world.network, "before" if when in ("request", "before") else "after", strikes[what])
+        return await world.run(), world.network.struck
+
+    view, struck = asyncio.run(story())
+    assert struck, "the fault did not happen"
+    assert (view.status, view.error) == ("finished", "")
+    assert view.model == EXPECTED
+    with Store(base / "b") as store:
+        store.verify()
+        assert {line.entry.seq for line in store.releases()} == {0, 1}
+
+
+async def _die(world: World, site: str) -> None:
+    """The site's process ends in the middle of its own request: the request's task is cancelled with it."""
+    world.reborn = asyncio.create_task(world.restart(site))  # type: ignore[attr-defined]
+    await asyncio.sleep(30)
