@@ -8,7 +8,7 @@ import hmac
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, BinaryIO, TypeVar
 
@@ -38,6 +38,7 @@ MAX_WAIT_S = 30.0
 MAX_UPLOADS = 4
 """Different vectors that one site may upload for one round: it needs one, and perhaps another after a crash."""
 SEND = 1 << 18
+KEPT = 16
 JSON = "application/json"
 R = TypeVar("R")
 
@@ -67,6 +68,7 @@ class Services:
     limiter: anyio.CapacityLimiter
     closing: asyncio.Event
     now: Callable[[], float]
+    small: dict[str, tuple[int, bytes | None]] = field(default_factory=dict)
 
     @cached_property
     def federation(self) -> str:
@@ -287,9 +289,7 @@ async def answer(call: Call) -> Response:
         body = await _vector(call, found, envelope)
     size = a.vector_bytes if envelope.kind == "release" else len(code)
     new = await asyncio.wrap_future(s.recorder.submit(Message(found, envelope, text, code, size, body)))
-    posted = (await s.board.snapshot()).rounds.get((a.run, a.seq))
-    if posted:
-        posted.answered.add(call.party.name)
+    s.board.answered(a.run, a.seq, call.party.name)
     return reply(Recorded(new=new))
 
 
@@ -415,17 +415,31 @@ async def list_sites(call: Call) -> Response:
 async def _file(call: Call, key: str, digest: str) -> Response:
     """A blob, from the first byte that a Range header asks for."""
     s = call.services
-    size = await s.thread(s.blobs.size, key)
-    if size is None:
-        raise NotFound("That file is not here any more.")
+    kept = s.small.get(key)
+    size, small = kept if kept is not None else await s.thread(_look, s, key)
     start = _range_start(call.request.headers.get("range"))
     headers = {"Accept-Ranges": "bytes", "ETag": f'"{digest}"', "Content-Length": str(max(0, size - start))}
     if start >= size and start:
         return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
     if start:
         headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+    if small is not None:
+        s.metrics.bytes_out.inc(size - start)
+        return Response(small[start:], 206 if start else 200, headers, media_type="application/octet-stream")
     file = await s.thread(s.blobs.open, key)
     return StreamingResponse(_read(call, file, start), 206 if start else 200, headers, media_type="application/octet-stream")
+
+
+def _look(s: Services, key: str) -> tuple[int, bytes | None]:
+    """A blob's size, and its content if it is small; the latest small ones are kept, for every site asks for the same."""
+    size = s.blobs.size(key)
+    if size is None:
+        raise NotFound("That file is not here any more.")
+    found = size, _content(s.blobs, key) if size <= SEND else None
+    while len(s.small) >= KEPT:
+        s.small.pop(next(iter(s.small)), None)
+    s.small[key] = found
+    return found
 
 
 async def _read(call: Call, file: BinaryIO, start: int) -> AsyncIterator[bytes]:

@@ -59,6 +59,12 @@ class Board:
     def _fresh(self) -> bool:
         return self._current == self._heard and time.monotonic() - self._loaded < RECHECK_S
 
+    def answered(self, run: str, seq: int, site: str) -> None:
+        """Do not offer this round to `site` again."""
+        posted = self._snapshot.rounds.get((run, seq))
+        if posted:
+            posted.answered.add(site)
+
     async def snapshot(self) -> Snapshot:
         if not self._fresh:
             async with self._lock:

@@ -180,7 +180,6 @@ def settle(store: Store, fence: int, round_: Round) -> Round:
         machine.tick(tx.now())
         if machine.status != "open":
             tx.execute(update(rounds).where(rounds.c.run == a.run, rounds.c.seq == a.seq).values(status=machine.status, closed=tx.now()))
-            tx.wake("work")
         return machine
 
     return store.write(change)

@@ -56,6 +56,7 @@ def serve(
     folder = folder if isinstance(folder, Folder) else Folder.open(folder)
     s = folder.settings
     configure_log(s.log)
+    sys.setswitchinterval(0.0005)  # the event loop must not wait 5 ms whenever a thread is busy
     _more_files()
     coordinator = Coordinator(folder, now=now)
     certificate = folder.certificate()

@@ -144,8 +144,8 @@ def _parse(url: str) -> URL:
 def _engine(url: URL, pool: int) -> Engine:
     try:
         if url.get_backend_name() == "postgresql":
-            return create_engine(url, pool_size=pool, max_overflow=4, pool_timeout=10, connect_args={"connect_timeout": 5})
-        engine = create_engine(url, pool_size=pool, max_overflow=4, pool_timeout=10, connect_args={"timeout": BUSY_MS / 1000})
+            return create_engine(url, pool_size=pool, max_overflow=4, pool_timeout=10, pool_use_lifo=True, connect_args={"connect_timeout": 5})
+        engine = create_engine(url, pool_size=pool, max_overflow=4, pool_timeout=10, pool_use_lifo=True, connect_args={"timeout": BUSY_MS / 1000})
     except (SQLAlchemyError, ImportError):
         raise ManifestError("The database's driver is missing.", fix="pip install 'locum[postgres]'") from None
     event.listen(engine, "connect", _pragmas)
