@@ -120,7 +120,14 @@ class _Server(uvicorn.Server):
 
 def configure_log(style: str) -> None:
     """Structured lines on standard error, ours and the libraries'. Requests' headers and bodies are never logged."""
-    renderer = structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if style == "json"
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the default prints local variables, and those may be updates
+        )
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

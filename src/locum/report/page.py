@@ -73,6 +73,6 @@ def _flat(result: Mapping[str, Any]) -> list[tuple[str, str]]:
             out.append((key, str(value)))
         elif isinstance(value, Mapping) and len(value) <= 12 and all(not isinstance(v, dict | list) for v in value.values()):
             out.append((key, ", ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items())))
-        elif isinstance(value, list) and len(value) <= 6 and all(isinstance(v, str | int | float) for v in value):
+        elif isinstance(value, list) and 0 < len(value) <= 6 and all(isinstance(v, str | int | float) for v in value):
             out.append((key, ", ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in value)))
     return out
