@@ -7,14 +7,10 @@ from pathlib import Path
 
 
 async def main(folders: list[Path]) -> None:
-    from locum.client.connection import client_for
-    from locum.client.membership import Membership
     from locum.site.serve import open_agent
 
-    first = Membership.load(folders[0])
-    http = client_for(first.url, first.ca)
     async with AsyncExitStack() as stack:
-        agents = [await stack.enter_async_context(open_agent(folder, http=http)) for folder in folders]
+        agents = [await stack.enter_async_context(open_agent(folder)) for folder in folders]
         await asyncio.gather(*(agent.run() for agent in agents))
 
 

@@ -15,6 +15,7 @@ from asyncio import sleep
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,8 +52,9 @@ class Answer:
 class Connection:
     """Calls to one coordinator in the name of one party. An async context manager.
 
-    ca: PEM text trusted besides the system's authorities. http: a client to share; else one is made, whose TLS context
-    is shared by all connections of the process. plain: allow http:// beyond loopback. HTTPS_PROXY and SSL_CERT_FILE are
+    ca: PEM text trusted besides the system's authorities. http: a client to use; else one is made, whose TLS context is
+    shared by all connections of the process. Many agents should not share one: the pool looks at each of its connections
+    at every request, so that the cost of a round grows with the square of their number. plain: allow http:// beyond loopback. HTTPS_PROXY and SSL_CERT_FILE are
     honoured, except that loopback never goes through a proxy.
     """
 
@@ -143,7 +145,7 @@ class Connection:
                 sink.restart()
             elif sink.at and not response.headers.get("content-range", "").startswith(f"bytes {sink.at}-"):
                 raise Transient("The coordinator sent another part of the file than was asked for.")
-            async for chunk in response.aiter_raw(CHUNK):
+            async for chunk in response.aiter_raw():
                 if sink.at + len(chunk) > size:
                     sink.restart()
                     raise TooLarge("The coordinator sends more bytes than it announced.")
@@ -253,7 +255,7 @@ class Connection:
 
 
 def client_for(url: str, ca: str = "", patience: Patience = A_WHILE) -> httpx.AsyncClient:
-    """An HTTP client that verifies TLS; may be shared by the connections of many parties to one coordinator."""
+    """An HTTP client for one party; where the URL is https, it verifies."""
     context: ssl.SSLContext | bool = tls_context(ca) if url.startswith("https:") else _unused_context()
     return httpx.AsyncClient(
         verify=context,
@@ -264,6 +266,7 @@ def client_for(url: str, ca: str = "", patience: Patience = A_WHILE) -> httpx.As
     )
 
 
+@lru_cache(maxsize=1)
 def _unused_context() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # plain HTTP; it trusts nobody
 
@@ -331,7 +334,7 @@ class _Sink:
     def __init__(self, to: Path | None) -> None:
         self.to = to
         self._file: BinaryIO | None = None
-        self._memory = bytearray()
+        self._memory: list[bytes] = []
         self._hash: Any = hashlib.sha256()
         self.at = 0
 
@@ -356,12 +359,12 @@ class _Sink:
         if self._file:
             self._file.write(chunk)
         else:
-            self._memory += chunk
+            self._memory.append(chunk)
         self._hash.update(chunk)
         self.at += len(chunk)
 
     def restart(self) -> None:
-        self._hash, self.at, self._memory = hashlib.sha256(), 0, bytearray()
+        self._hash, self.at, self._memory = hashlib.sha256(), 0, []
         if self._file:
             self._file.seek(0)
             self._file.truncate()
@@ -371,6 +374,6 @@ class _Sink:
 
     def finish(self) -> bytes | Path:
         if self.to is None or self._file is None:
-            return bytes(self._memory)
+            return b"".join(self._memory)
         self._file.flush()
         return self.to

@@ -1,4 +1,4 @@
-"""What a site remembers: one SQLite file, durable at every commit (WAL, synchronous = FULL), and two folders beside it.
+"""What a site remembers: one SQLite file, durable at every commit (WAL, synchronous = FULL) but one, and two folders beside it.
 
 site.db    data sets, decisions on studies, the release log, the answers given, the tasks' site-private memory
 outbox/    vectors too large for the database, until the round is over
@@ -32,8 +32,9 @@ CREATE TABLE study (
     decided REAL NOT NULL DEFAULT 0, told INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE answer (
     run TEXT, seq INTEGER, study TEXT NOT NULL, assignment TEXT NOT NULL, state TEXT NOT NULL, kind TEXT NOT NULL, digest TEXT NOT NULL,
-    nbytes INTEGER NOT NULL, envelope TEXT NOT NULL, request BLOB NOT NULL, body BLOB, status TEXT NOT NULL, time REAL NOT NULL,
+    nbytes INTEGER NOT NULL, envelope TEXT NOT NULL, request BLOB NOT NULL, status TEXT NOT NULL, time REAL NOT NULL,
     PRIMARY KEY (run, seq)) STRICT;
+CREATE TABLE body (run TEXT, seq INTEGER, bytes BLOB NOT NULL, PRIMARY KEY (run, seq)) STRICT;
 CREATE INDEX answer_by_status ON answer (status);
 CREATE TABLE memory (run TEXT, step INTEGER, body BLOB NOT NULL, PRIMARY KEY (run, step)) STRICT;
 CREATE TABLE release (n INTEGER PRIMARY KEY, line TEXT NOT NULL, hash TEXT NOT NULL) STRICT;
@@ -121,7 +122,7 @@ class Store:
         self._lock = threading.RLock()
         self.db = sqlite3.connect(folder / "site.db", isolation_level=None, check_same_thread=False, timeout=10.0)
         os.chmod(folder / "site.db", 0o600)
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -512"):
+        for pragma in ("journal_mode = WAL", "wal_autocheckpoint = 4000", "cache_size = -512"):
             self.db.execute(f"PRAGMA {pragma}")
         self._migrate()
 
@@ -145,8 +146,9 @@ class Store:
                     self.db.execute(statement)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            self.db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield self.db
@@ -214,17 +216,17 @@ class Store:
     # --- answers --------------------------------------------------------------------------------------------------
 
     def answer(self, run: str, seq: int) -> Answer | None:
-        rows = self._rows("SELECT * FROM answer WHERE run = ? AND seq = ?", run, seq)
+        rows = self._rows("SELECT * FROM answer LEFT JOIN body USING (run, seq) WHERE run = ? AND seq = ?", run, seq)
         return _answer(rows[0]) if rows else None
 
-    def last(self, run: str) -> Answer | None:
-        """The answer with the highest seq of a run."""
-        rows = self._rows("SELECT * FROM answer WHERE run = ? ORDER BY seq DESC LIMIT 1", run)
-        return _answer(rows[0]) if rows else None
+    def last(self, run: str) -> tuple[int, str] | None:
+        """The highest seq that was answered in a run, and the run's study."""
+        rows = self._rows("SELECT seq, study FROM answer WHERE run = ? ORDER BY seq DESC LIMIT 1", run)
+        return rows[0] if rows else None
 
-    def unsent(self) -> list[Answer]:
-        """What was answered but not yet acknowledged: first in line after a restart."""
-        return [_answer(row) for row in self._rows("SELECT * FROM answer WHERE status = 'ready' ORDER BY time")]
+    def unsent(self) -> list[tuple[str, int, bytes]]:
+        """What was answered but not yet acknowledged, first in line after a restart: run, seq and the request."""
+        return self._rows("SELECT run, seq, request FROM answer WHERE status = 'ready' ORDER BY time")
 
     def keep(self, answer: Answer, *, step: int = 0, memory: bytes | None = None, release: Release | None = None) -> None:
         """Make an answer durable before its message leaves, with the memory that its visit left for `step`. Blocking.
@@ -243,15 +245,20 @@ class Store:
             if db.execute("SELECT 1 FROM answer WHERE run = ? AND seq >= ?", (answer.run, answer.seq)).fetchone():
                 raise Conflict("Another process of this site has answered this round.", fix="run one agent per site folder")
             old = db.execute("SELECT max(seq) FROM answer WHERE run = ?", (answer.run,)).fetchone()[0]
-            db.execute("UPDATE answer SET body = NULL, status = iif(status = 'ready', 'over', status) WHERE run = ? AND seq = ?", (answer.run, old))
-            db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*msgspec.structs.astuple(answer), self.clock()))
+            db.execute("DELETE FROM body WHERE run = ? AND seq = ?", (answer.run, old))
+            db.execute("UPDATE answer SET status = 'over' WHERE run = ? AND seq = ? AND status = 'ready'", (answer.run, old))
+            row = (*(getattr(answer, column) for column in _COLUMNS), self.clock())
+            db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            if answer.body is not None:
+                db.execute("INSERT INTO body VALUES (?, ?, ?)", (answer.run, answer.seq, answer.body))
             if memory is not None:
                 db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?, ?)", (answer.run, step, memory))
         if old is not None:
             self.outbox_file(answer.run, old).unlink(missing_ok=True)
 
     def mark(self, answer: Answer, status: Status) -> None:
-        with self._transaction() as db:
+        """Not worth a wait for the disk: if it is lost with the machine's power, the answer is sent once more."""
+        with self._transaction(durable=False) as db:
             db.execute("UPDATE answer SET status = ? WHERE run = ? AND seq = ?", (status, answer.run, answer.seq))
 
     def prune(self, age_s: float = 7 * 86400.0) -> None:
@@ -259,7 +266,7 @@ class Store:
         before = self.clock() - age_s
         with self._transaction() as db:
             old = db.execute("SELECT run, seq FROM answer WHERE status != 'ready' AND time < ?", (before,)).fetchall()
-            db.execute("UPDATE answer SET body = NULL WHERE status != 'ready' AND time < ? AND body IS NOT NULL", (before,))
+            db.executemany("DELETE FROM body WHERE run = ? AND seq = ?", old)
         for run, seq in old:
             self.outbox_file(run, seq).unlink(missing_ok=True)
         for path in self.incoming.iterdir():
@@ -323,8 +330,11 @@ class Store:
         return previous
 
 
+_COLUMNS = ("run", "seq", "study", "assignment", "state", "kind", "digest", "nbytes", "envelope", "request", "status")
+
+
 def _answer(row: Any) -> Answer:
-    return Answer(**dict(zip(Answer.__struct_fields__, row, strict=False)))  # the row's last column is the time
+    return Answer(**dict(zip(_COLUMNS, row, strict=False)), body=row[-1])
 
 
 def _study(row: Any) -> KnownStudy:
