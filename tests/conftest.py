@@ -17,7 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("locum", deadline=None)  # no test asserts a time
+hypothesis.settings.load_profile("locum")
 
 
 def free_port() -> int:
