@@ -51,7 +51,7 @@ def test_rows_from_a_file_without_a_mapping(tmp_path):
     assert rows.patient.tolist() == ["01", "01", "02"]
     assert rows.patients == 2
     assert set(rows.columns) == {"age", "chol", "female", "ecog", "stage"}
-    np.testing.assert_array_equal(rows.matrix(list(rows.columns)), [[50, 200, 1, 0, 0], [51, 210, 1, 1, 1], [60, np.nan, 0, 2, np.nan]])
+    np.testing.assert_array_equal(rows.matrix(["age", "chol", "female", "ecog", "stage"]), [[50, 200, 1, 0, 0], [51, 210, 1, 1, 1], [60, np.nan, 0, 2, np.nan]])
 
 
 def test_rows_through_a_mapping(tmp_path):

@@ -95,9 +95,9 @@ class DyingPort:
     def peers(self) -> list[str]:
         return list(SITES)
 
-    def send(self, assignment: Any, state: bytes, layout: Layout) -> Round:
+    def send(self, assignment: Any, state: Any, layout: Layout) -> Round:
         self.boundary()
-        kept = self.disk.rounds.setdefault(assignment.seq, (assignment, state))
+        kept = self.disk.rounds.setdefault(assignment.seq, (assignment, encode_state(state)))
         self.boundary()
         return Round(kept[0], STUDY.terms.needed)
 

@@ -26,6 +26,7 @@ from locum.data import load_rows
 from locum.federation.envelope import Envelope
 from locum.federation.identity import Identity
 from locum.federation.runner import Runner
+from locum.federation.state import encode_state
 from locum.federation.wire import Assignment, RunView, SignedAssignment, StudyView, Work, federation_id
 from locum.site import folder as site_folder
 from locum.site.review import decide
@@ -242,7 +243,8 @@ class Rogue:
                 store.told(study.digest, "approved")
 
     def assignment(self, study: Study, *, roster: tuple[str, ...] = ("a", "b"), **change: Any) -> Assignment:
-        a, state = Runner(study, "run1").assignment([self.site.name, *roster], time.time())
+        runner = Runner(study, "run1")
+        a, state = runner.assignment([self.site.name, *roster], time.time(), runner.layout), encode_state(runner.state)
         a = msgspec.structs.replace(a, **change)
         self.states.setdefault((a.run, a.seq), state)
         return a

@@ -37,7 +37,9 @@ from locum.study.canonical import DIGEST
 MAX_WAIT_S = 30.0
 MAX_UPLOADS = 4
 """Different vectors that one site may upload for one round: it needs one, and perhaps another after a crash."""
-SEND = 1 << 18
+SEND, SMALL = 1 << 18, 1 << 20
+CALM_S = 0.1
+"""Changes of a run within this time reach a watcher together: hundreds of answers are not hundreds of queries."""
 KEPT = 16
 JSON = "application/json"
 R = TypeVar("R")
@@ -376,6 +378,7 @@ async def get_run(call: Call) -> Response:
         if view.version > version or left <= 0 or s.closing.is_set():
             return reply(view)
         await wait_for(event, min(left, RECHECK_S))
+        await asyncio.sleep(CALM_S)
 
 
 async def list_rounds(call: Call) -> Response:
@@ -435,7 +438,7 @@ def _look(s: Services, key: str) -> tuple[int, bytes | None]:
     size = s.blobs.size(key)
     if size is None:
         raise NotFound("That file is not here any more.")
-    found = size, _content(s.blobs, key) if size <= SEND else None
+    found = size, _content(s.blobs, key) if size <= SMALL else None
     while len(s.small) >= KEPT:
         s.small.pop(next(iter(s.small)), None)
     s.small[key] = found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 from collections.abc import Iterator
@@ -54,7 +53,7 @@ class NetworkPort:
     def peers(self) -> list[str]:
         return runs.cohort(self.store, self.study)
 
-    def send(self, assignment: Assignment, state: bytes, layout: Layout) -> Round:
+    def send(self, assignment: Assignment, state: State, layout: Layout) -> Round:
         found = runs.find_round(self.store, assignment.run, assignment.seq)
         if found is None:
             if layout.file_bytes > self.drivers.max_vector_bytes:
@@ -62,7 +61,7 @@ class NetworkPort:
                     f"An update of this study has {layout.file_bytes} bytes; this coordinator takes {self.drivers.max_vector_bytes} at most.",
                     fix="make the model smaller, or raise max_vector_bytes in coordinator.toml",
                 )
-            self.blobs.put(state_key(assignment.run, assignment.state), [state])
+            self.blobs.put(state_key(assignment.run, assignment.state), layout_of(state).buffers(state))
             found = OpenRound(assignment, self._sign(assignment), layout.header, self.study.terms.needed, "open")
             runs.open_round(self.store, self.claim.fence, found)
             log.info("round.opened", run=assignment.run, seq=assignment.seq, asked=len(assignment.roster))
@@ -95,14 +94,15 @@ class NetworkPort:
     def total(self, round_: Round, layout: Layout) -> Total:
         a, sites = round_.assignment, round_.contributors
         if layout.file_bytes <= ROW_BYTES:
-            return sum_vectors(layout, (layout.unpack(body) for body in runs.bodies(self.store, a.run, a.seq, sites)))
+            few = max(1, 4 * ROW_BYTES // layout.file_bytes)
+            return sum_vectors(layout, (layout.unpack(body) for body in runs.bodies(self.store, a.run, a.seq, sites, at_a_time=few)))
         with ExitStack() as stack, _storage():
             files = [stack.enter_context(self.blobs.open(release_key(a.run, a.seq, site, round_.released[site]))) for site in sites]
             return sum_files(layout, files)
 
     def checkpoint(self, runner: Runner, round_: Round) -> None:
         a = round_.assignment
-        layout, digest = layout_of(runner.state), _digest(runner.state)
+        layout, (digest, _) = layout_of(runner.state), runner.fingerprint
         key = model_key(digest) if runner.finished else state_key(a.run, digest)
         self.blobs.put(key, layout.buffers(runner.state))
         size = layout.file_bytes if runner.finished else None
@@ -241,13 +241,6 @@ class Drivers:
             log.warning("driver.waiting", what=what, why=error.what, local=error.local)
         except Exception:
             log.exception("driver.error", what=what)
-
-
-def _digest(state: State) -> str:
-    h = hashlib.sha256()
-    for piece in layout_of(state).buffers(state):
-        h.update(piece)
-    return h.hexdigest()
 
 
 @contextmanager

@@ -200,9 +200,9 @@ def _replay(tx: Tx, a: Assignment, needed: int) -> Round:
     return machine
 
 
-def bodies(store: Store, run: str, seq: int, senders: list[str]) -> Iterable[bytes]:
-    """The releases that are kept in rows, in the order of `senders`, a few at a time."""
-    step = 64
+def bodies(store: Store, run: str, seq: int, senders: list[str], *, at_a_time: int) -> Iterable[bytes]:
+    """The releases that are kept in rows, in the order of `senders`, read `at_a_time`."""
+    step = min(at_a_time, 64)
     for start in range(0, len(senders), step):
         part = senders[start : start + step]
         query = select(messages.c.sender, messages.c.body).where(messages.c.run == run, messages.c.seq == seq, messages.c.sender.in_(part))

@@ -14,10 +14,9 @@ import numpy as np
 
 from locum.errors import RunFailed, TaskError
 from locum.federation.round import Round
-from locum.federation.state import encode_state
+from locum.federation.state import state_digest
 from locum.federation.summation import wire_layout
 from locum.federation.wire import Assignment
-from locum.study.canonical import sha256
 from locum.study.manifest import Study
 from locum.study.vector import Layout, Total
 from locum.tasks import State, Task, build_plan
@@ -39,8 +38,19 @@ class Runner:
     def __init__(self, study: Study, run: str, *, state: State | None = None, cursor: Cursor | None = None) -> None:
         self.study, self.run = study, run
         self.tasks: list[Task] = build_plan(study)
-        self.state: State = dict(state or {})
         self.cursor = cursor or Cursor()
+        self._set(dict(state or {}))
+
+    def _set(self, state: State) -> None:
+        self.state: State = state
+        self._fingerprint: tuple[str, int] | None = None
+
+    @property
+    def fingerprint(self) -> tuple[str, int]:
+        """Digest and length of the state's file; computed once for each state."""
+        if self._fingerprint is None:
+            self._fingerprint = state_digest(self.state)
+        return self._fingerprint
 
     @property
     def finished(self) -> bool:
@@ -55,24 +65,23 @@ class Runner:
         """The wire layout of the round that is due."""
         return wire_layout(self.task.layout(self.state))
 
-    def assignment(self, roster: list[str], now: float) -> tuple[Assignment, bytes]:
-        """The round that is due, and the state's bytes that go with it."""
-        c, state, layout = self.cursor, encode_state(self.state), self.layout
-        assignment = Assignment(
+    def assignment(self, roster: list[str], now: float, layout: Layout) -> Assignment:
+        """The round that is due; layout: its wire layout."""
+        c, (digest, size) = self.cursor, self.fingerprint
+        return Assignment(
             study=self.study.digest,
             run=self.run,
             seq=c.seq,
             step=c.step,
             iteration=c.iteration,
             roster=tuple(sorted(roster)),
-            state=sha256(state),
-            state_bytes=len(state),
+            state=digest,
+            state_bytes=size,
             layout=layout.digest,
             vector_bytes=layout.file_bytes,
             deadline=now + self.study.terms.deadline_s,
             seed=self.study.seed,
         )
-        return assignment, state
 
     def advance(self, total: Total) -> None:
         """Combine a round's sum and move on. Raises `TaskError` where there is no answer."""
@@ -84,7 +93,7 @@ class Runner:
                     f"Step '{self.study.plan[c.step].name}' diverged: '{name}' is not finite after round {c.iteration + 1}.",
                     fix="add ridge, lower the step size, or check the ranges in the data contract",
                 )
-        self.state = state
+        self._set(state)
         c.seq, c.iteration, c.attempt = c.seq + 1, c.iteration + 1, 0
         if task.done(state) or c.iteration >= self.study.plan[c.step].rounds:
             c.results = {**c.results, self.study.plan[c.step].name: task.result(state)}
@@ -116,8 +125,8 @@ class Port(Protocol):
     def peers(self) -> list[str]:
         """The sites that approved the study and may be asked."""
 
-    def send(self, assignment: Assignment, state: bytes, layout: Layout) -> Round:
-        """Publish a round, durably; if this seq was published before, the round as it was then."""
+    def send(self, assignment: Assignment, state: State, layout: Layout) -> Round:
+        """Publish a round and the state that goes with it, durably; if this seq was published before, the round as it was then."""
 
     def receive(self, round_: Round) -> None:
         """Feed the round until it is closed or failed."""
@@ -133,7 +142,7 @@ def drive(runner: Runner, port: Port) -> None:
     """Run the plan to its end over `port`. Raises `RunFailed` or `TaskError`; may be called again after a crash."""
     while not runner.finished:
         layout = runner.layout
-        round_ = port.send(*runner.assignment(port.peers(), port.now()), layout)
+        round_ = port.send(runner.assignment(port.peers(), port.now(), layout), runner.state, layout)
         port.receive(round_)
         if round_.status == "closed":
             runner.advance(port.total(round_, layout))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,14 @@ from locum.tasks.base import State
 def layout_of(state: State) -> Layout:
     """The layout of a state, its keys in sorted order."""
     return Layout.like({name: np.asarray(state[name]) for name in sorted(state)})
+
+
+def state_digest(state: State) -> tuple[str, int]:
+    """SHA-256 and length of the state's safetensors file, without making it: no copy of the model."""
+    layout, h = layout_of(state), hashlib.sha256()
+    for piece in layout.buffers(state):
+        h.update(piece)
+    return h.hexdigest(), layout.file_bytes
 
 
 def encode_state(state: State) -> bytes:

@@ -74,7 +74,7 @@ class _InProcess:
     def peers(self) -> list[str]:
         return sorted(self.sites)
 
-    def send(self, assignment: Assignment, state: bytes, layout: Layout) -> Round:
+    def send(self, assignment: Assignment, state: State, layout: Layout) -> Round:
         return Round(assignment, self.study.terms.needed)
 
     def receive(self, round_: Round) -> None:

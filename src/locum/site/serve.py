@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,18 @@ async def open_agent(
 def serve(folder: Path, *, log_file: Path | None = None, patience: Patience = FOR_EVER, poll_s: float = LONG_POLL_S) -> None:
     """Serve until SIGTERM or SIGINT. log_file: instead of standard error. May be killed at any time without harm."""
     name = Membership.load(folder).name
-    with log_file.open("a", encoding="utf-8", buffering=1) if log_file else nullcontext(sys.stderr) as stream:
-        asyncio.run(_serve(folder, open_log(stream, site=name), patience, poll_s))
+    target = log_file.open("a", encoding="utf-8", buffering=1) if log_file else nullcontext(sys.stderr)
+    with target as stream, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(folder, open_log(stream, site=name), patience, poll_s))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it exists: a round's bytes cost less."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 async def _serve(folder: Path, log: FilteringBoundLogger, patience: Patience, poll_s: float) -> None:

@@ -34,8 +34,8 @@ class LocalFederation:
     `kill(name)` is SIGKILL; `start(name)` starts it again from what it had made durable. Use as a context manager.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, tls: bool = True) -> None:
+        self.folder, self.tls = folder, tls
         self.coordinator = folder / "coordinator"
         self.port = free_port()
         self.processes: Processes = {}
@@ -50,7 +50,7 @@ class LocalFederation:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
@@ -74,7 +74,7 @@ class LocalFederation:
         """Until the coordinator answers; raises `Unavailable` with the place of its log."""
         import ssl
 
-        context = ssl.create_default_context(cafile=str(self.coordinator / "ca.crt"))
+        context = ssl.create_default_context(cafile=str(self.coordinator / "ca.crt")) if self.tls else None
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
