@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -30,7 +31,14 @@ def emit(value: Any) -> None:
     """`value` as one JSON value on standard output; msgspec structs and paths are understood."""
     import msgspec
 
-    sys.stdout.write(json.dumps(msgspec.to_builtins(value, enc_hook=str), indent=2) + "\n")
+    sys.stdout.write(json.dumps(msgspec.to_builtins(value, enc_hook=_plain), indent=2) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """What msgspec does not know: a path is its text; anything else is a fault, lest a number become a string."""
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON data")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", right: Sequence[str] = ()) -> None:

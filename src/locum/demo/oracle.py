@@ -37,7 +37,7 @@ def pooled(sites: Mapping[str, Rows], features: list[str], split: Split) -> Pool
         np.concatenate(list(risk.values())),
         np.concatenate([r.columns["status"] for r in tests.values()]),
     )
-    return Pooled(fit, concordant / comparable, every[0] / every[1])
+    return Pooled(fit, float(concordant / comparable), float(every[0] / every[1]))
 
 
 def _complete(rows: Rows, features: list[str]) -> Rows:

@@ -21,6 +21,8 @@ from locum.site.store import Decision, KnownStudy, Store
 from locum.study.manifest import Study
 from locum.tasks import Task, build_plan
 
+FEW = 20
+"""Below so many patients a reader is warned that sums hide little. A habit, not a theorem."""
 NOT_ALLOWED = (
     "Rows, identifiers and dates of patients never leave; only the numbers listed above do, once per round.",
     "Nothing else runs: an approval holds for this text alone, byte for byte; a changed study needs a new decision.",
@@ -269,7 +271,10 @@ def _data(r: Review) -> str:
     if r.report is None:
         return _lines("This site's data", ("not checked",))
     counts = f"data set '{r.data}': {r.report.rows} rows of {r.report.patients} patients, check says {r.report.result}"
-    return _lines("This site's data (this stays here)", (counts, *(f"{f.result}: {f.what}" for f in r.report.findings if f.result != "PASS")))
+    few = (
+        () if r.report.patients >= FEW else (f"WARN: from {r.report.patients} patients the released numbers can give single values away to whoever reads them",)
+    )
+    return _lines("This site's data (this stays here)", (counts, *few, *(f"{f.result}: {f.what}" for f in r.report.findings if f.result != "PASS")))
 
 
 def _lines(title: str, lines: tuple[str, ...]) -> str:

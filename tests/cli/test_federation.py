@@ -1,0 +1,126 @@
+"""The README's walk, command by command, as three people would type it; every command also as JSON."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from locum import Rows, Study, simulate
+from locum.testing.federation import free_port
+
+ROWS = {"a": [50.0, 61.5], "b": [70.0, 48.0, 55.5], "c": [80.0]}
+STUDY = """
+schema = "locum/study/1"
+name = "ages"
+question = "How old are they?"
+[data.variables]
+age = { unit = "a", minimum = 0, maximum = 120 }
+[terms]
+min_cohort = 3
+[[plan]]
+name = "age"
+task = "moments"
+variables = ["age"]
+"""
+
+
+class Shell:
+    """Commands in one folder; background ones end with the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.running = folder, contextlib.ExitStack()
+
+    def __call__(self, *words: str | Path, code: int = 0) -> str:
+        done = subprocess.run([sys.executable, "-m", "locum", *map(str, words)], cwd=self.folder, capture_output=True, text=True, timeout=90)
+        assert done.returncode == code, (words, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def json(self, *words: str | Path) -> Any:
+        return json.loads(self(*words, "--json"))
+
+    def background(self, *words: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen([sys.executable, "-m", "locum", *words], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.running.callback(process.wait)
+        self.running.callback(process.terminate)
+        return process
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path)
+    with shell.running:
+        yield shell
+
+
+def test_the_walk(shell: Shell) -> None:
+    port = free_port()
+    made = shell.json("init", "coordinator", "--url", f"https://localhost:{port}")
+    assert "already holds" in shell("init", "coordinator", code=1)
+    serving = shell.background("serve", "coordinator")
+    assert serving.stdout
+    assert "ready" in serving.stdout.readline()
+
+    for name, ages in ROWS.items():
+        invitation = shell.json("invite", "coordinator", name)["invitation"]
+        member = shell.json("site", "enroll", invitation, "--folder", name)
+        assert member["coordinator"] == made["fingerprint"]
+        (shell.folder / f"{name}.csv").write_text("years\n" + "\n".join(map(str, ages)) + "\n")
+        (shell.folder / "map.toml").write_text('[columns]\nage = "years"\n')
+        assert shell.json("site", "data", "add", f"{name}.csv", "--mapping", "map.toml", "--folder", name)["columns"] == ["years"]
+    assert shell.json("site", "data", "list", "--folder", "a")[0]["name"] == "default"
+    assert "used" in shell("site", "enroll", invitation, "--folder", "thief", code=1)
+
+    shell.json("connect", shell.json("invite", "coordinator", "lee", "--role", "investigator")["invitation"], "--home", "lee")
+    (shell.folder / "ages.toml").write_text(STUDY)
+    submitted = shell.json("study", "submit", "ages.toml", "--home", "lee")
+    digest = Study.load(shell.folder / "ages.toml").digest
+    assert submitted["study"] == digest
+
+    agents = [shell.background("site", "serve", "--folder", name) for name in ROWS]
+    for name in ROWS:
+        assert [s["digest"] for s in shell.json("site", "studies", "--folder", name)] == [digest]
+        review = shell("site", "review", digest[:8], "--folder", name)
+        assert "updates: clear text, visible to the coordinator" in review
+        assert shell.json("site", "review", digest, "--folder", name)["steps"][0]["reads"] == ["age"]
+        assert shell.json("site", "approve", digest, "--folder", name)["decision"] == "approved"
+
+    final = shell.json("study", "watch", "ages", "--home", "lee")
+    assert final["status"] == "finished"
+    expected = simulate(Study.load(shell.folder / "ages.toml"), {n: Rows.of({"age": x}) for n, x in ROWS.items()})
+    assert final["model"] == expected.model_sha256
+    assert final["results"] == expected.results
+
+    assert shell.json("run", "list", "--home", "lee")[0]["id"] == final["id"]
+    shown = shell.json("run", "show", "ages", "--rounds", "--home", "lee")
+    assert [r["answered"] for r in shown["rounds"]] == [3]
+    assert "clear text" in shell("run", "show", final["id"], "--rounds", "--home", "lee")
+    shell.json("run", "report", "ages", "report.html", "--home", "lee")
+    assert "How old are they?" in (shell.folder / "report.html").read_text()
+    assert shell.json("model", "list", "--home", "lee")[0]["id"] == expected.model_sha256
+    assert shell.json("model", "show", "ages", "--home", "lee")["run"] == final["id"]
+    assert shell.json("model", "export", "ages", "m.safetensors", "--home", "lee")["sha256"] == expected.model_sha256
+    assert load_file(shell.folder / "m.safetensors").keys() == dict(expected.state).keys()
+    assert len(shell.json("study", "list", "--home", "lee")[0]["approvals"]) == 3
+
+    again = shell.json("run", "start", "ages", "--home", "lee")
+    assert again["id"] != final["id"]
+    assert shell.json("study", "watch", again["id"], "--home", "lee")["model"] == expected.model_sha256
+    released = shell.json("site", "releases", "--folder", "a")
+    assert [line["entry"]["run"] for line in released] == [final["id"], again["id"]]
+    assert shell.json("site", "deny", digest, "--folder", "a")["decision"] == "denied"
+    third = shell.json("run", "start", "ages", "--home", "lee")
+    assert shell.json("run", "show", third["id"], "--home", "lee")["status"] == "waiting"
+    assert shell.json("run", "cancel", third["id"], "--home", "lee")["status"] == "cancelled"
+    assert "no run" in shell("run", "show", "nothing", "--home", "lee", code=1)
+
+    for process in (*agents, serving):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
