@@ -200,7 +200,7 @@ def _replay(tx: Tx, a: Assignment, needed: int) -> Round:
     return machine
 
 
-def bodies(store: Store, run: str, seq: int, senders: list[str], *, at_a_time: int) -> Iterable[bytes]:
+def bodies(store: Store, run: str, seq: int, senders: list[str], *, at_a_time: int = 64) -> Iterable[bytes]:
     """The releases that are kept in rows, in the order of `senders`, read `at_a_time`."""
     step = min(at_a_time, 64)
     for start in range(0, len(senders), step):
