@@ -317,15 +317,18 @@ async def _vector(call: Call, found: OpenRound, envelope: Envelope) -> bytes | N
         raise EnvelopeError("The envelope was made for another body.")
     if call.length != a.vector_bytes:
         raise TaskError("The answer is not of this round's shape.", why="Its length differs.", fix="update both sides to the same release")
+    body = await call.body(INLINE_BYTES)
+    if not body.startswith(found.header):
+        raise TaskError("The answer is not of this round's shape.", why="Its tensors differ.", fix="update both sides to the same release")
     if a.vector_bytes <= ROW_BYTES:
-        body = await call.body(ROW_BYTES)
-        if not body.startswith(found.header):
-            raise TaskError("The answer is not of this round's shape.", why="Its tensors differ.", fix="update both sides to the same release")
         return body
-    await s.thread(_few_uploads, s.blobs, key)
-    await s.blobs.append(key, 0, call.chunks(), a.vector_bytes)
-    await s.thread(s.blobs.finish, key, found.header)
+    await s.thread(_put, s.blobs, key, body)
     return None
+
+
+def _put(blobs: BlobStore, key: str, body: bytes) -> None:
+    _few_uploads(blobs, key)
+    blobs.put(key, [body])
 
 
 def _content(blobs: BlobStore, key: str) -> bytes:

@@ -19,7 +19,7 @@ import msgspec
 from locum.errors import LocumError, NotEnrolled
 from locum.federation.identity import PublicKey
 
-INLINE_BYTES = 2 << 20
+INLINE_BYTES = 1 << 20
 """A vector up to this size travels inside its message; a larger one is uploaded first, resumably."""
 
 MAX_JSON_BYTES = 1 << 20

@@ -122,7 +122,7 @@ class Store:
         self._lock = threading.RLock()
         self.db = sqlite3.connect(folder / "site.db", isolation_level=None, check_same_thread=False, timeout=10.0)
         os.chmod(folder / "site.db", 0o600)
-        for pragma in ("journal_mode = WAL", "wal_autocheckpoint = 4000", "cache_size = -512"):
+        for pragma in ("journal_mode = WAL", "wal_autocheckpoint = 4000", "cache_size = -2048"):
             self.db.execute(f"PRAGMA {pragma}")
         self._migrate()
 
