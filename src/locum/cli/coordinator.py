@@ -68,7 +68,7 @@ def invite(
         emit({"name": name, "role": role, "invitation": text})
     else:
         command = "locum site enroll" if role == "site" else "locum connect"
-        console(stderr=True).print(f"Invitation for '{name}' ({role}), good once, for {valid_days:g} days. There: {command} INVITATION", markup=False)
+        console(stderr=True).print(f"Invitation for '{name}' ({role}), good once, for {valid_days:g} days. There: {command}, then paste it.", markup=False)
         print(text)
 
 

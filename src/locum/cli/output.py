@@ -68,6 +68,13 @@ def size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
+def secret(given: str, what: str) -> str:
+    """`given`, or for '-' what is pasted at a prompt that does not echo, or piped in: a command line is visible to others."""
+    if given != "-":
+        return given
+    return str(typer.prompt(f"Paste {what}", hide_input=True)) if sys.stdin.isatty() else sys.stdin.read(20_000)
+
+
 def fail(error: LocumError, *, as_json: bool) -> NoReturn:
     """Print an error with its reason and remedy, and leave with status 1."""
     if as_json:

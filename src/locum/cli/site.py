@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from locum.cli.output import Json, console, emit, size, table, when
+from locum.cli.output import Json, console, emit, secret, size, table, when
 
 app = typer.Typer(no_args_is_help=True)
 data_app = typer.Typer(no_args_is_help=True)
@@ -21,17 +21,15 @@ Table = Annotated[str | None, typer.Option("--data", help="Which of your tables,
 
 @app.command()
 def enroll(
-    invitation: Annotated[str, typer.Argument(help="The text that starts with 'locum1:', or - to read it from standard input.")],
+    invitation: Annotated[str, typer.Argument(help="The text that starts with 'locum1:'; without it you are asked, or it is read from a pipe.")] = "-",
     folder: Folder = FOLDER,
     ca: Annotated[Path | None, typer.Option(help="PEM file of a proxy's authority, where one intercepts TLS.")] = None,
     as_json: Json = False,
 ) -> None:
     """Join a federation: makes this site's key, and uses up the invitation."""
-    import sys
-
     from locum.site.folder import enroll as join
 
-    member = join(folder, sys.stdin.read(20_000) if invitation == "-" else invitation, ca=ca)
+    member = join(folder, secret(invitation, "the invitation"), ca=ca)
     if as_json:
         emit({"name": member.name, "url": member.url, "federation": member.federation, "coordinator": member.coordinator.fingerprint, "folder": folder})
         return

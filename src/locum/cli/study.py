@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from locum.cli.output import Json, console, emit, table, when
+from locum.cli.output import Json, console, emit, secret, table, when
 
 if TYPE_CHECKING:
     from locum.client import Client
@@ -31,7 +31,7 @@ def client(home: Path, *, patient: bool = False) -> Client:
 
 
 def connect(
-    invitation: Annotated[str, typer.Argument(help="The text that starts with 'locum1:'.")],
+    invitation: Annotated[str, typer.Argument(help="The text that starts with 'locum1:'; without it you are asked, or it is read from a pipe.")] = "-",
     home: Home = HOME,
     ca: Annotated[Path | None, typer.Option(help="PEM file of a proxy's authority, where one intercepts TLS.")] = None,
     as_json: Json = False,
@@ -39,7 +39,7 @@ def connect(
     """Join a federation as an investigator: makes your key, and uses up the invitation."""
     from locum.client import join
 
-    member = join(home.expanduser(), invitation, role="investigator", ca=pem(ca))
+    member = join(home.expanduser(), secret(invitation, "the invitation"), role="investigator", ca=pem(ca))
     if as_json:
         emit({"name": member.name, "url": member.url, "federation": member.federation, "coordinator": member.coordinator.fingerprint})
     else:
