@@ -6,7 +6,6 @@ The real coordinator and the real agents in one process, joined by a network tha
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
@@ -22,6 +21,8 @@ from locum.federation.wire import Invitation, Role, RunView, federation_id
 from locum.site.folder import add_data
 from locum.site.serve import open_agent
 from locum.site.store import Store
+from locum.testing import Network
+from locum.testing.transport import Strike
 
 URL = "http://127.0.0.1:9"
 QUICK = Patience(first_s=0.005, cap_s=0.05)
@@ -36,55 +37,6 @@ STUDY = Study.parse(
     }
 )
 EXPECTED = simulate(STUDY, {name: Rows.of({"x": x}) for name, x in ROWS.items()}).model_sha256
-
-Strike = Callable[[], Awaitable[None]]
-
-
-class Network(httpx.AsyncBaseTransport):
-    """Carries requests to the coordinator that is alive; strikes once, before or after the boundary `where`."""
-
-    def __init__(self) -> None:
-        self.inner: httpx.AsyncBaseTransport | None = None
-        self.where: tuple[str, str, int] | None = None
-        self.before: Strike | None = None
-        self.after: Strike | None = None
-        self.struck = False
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(0)  # a network always lets others go first
-        if self.inner is None:
-            raise httpx.ConnectError("nobody there")
-        sender = request.headers.get("authorization", "").partition("sender=")[2].partition(",")[0]
-        message, seq = _boundary(request)
-        hit = (sender, message, seq) == self.where and not self.struck
-        if hit and self.before:
-            self.struck = True
-            await self.before()
-        response = await self.inner.handle_async_request(request)
-        content = await response.aread()
-        if message == "work" and self.where == (sender, "work", _offered(content)) and not self.struck:
-            hit = True
-            if self.before:  # a poll's round is known only from its answer: to lose the request is to lose the answer
-                self.struck = True
-                await self.before()
-        if hit and self.after and not self.struck:
-            self.struck = True
-            await self.after()
-        return httpx.Response(response.status_code, headers=response.headers, stream=httpx.ByteStream(content))
-
-
-def _boundary(request: httpx.Request) -> tuple[str, int]:
-    parts = request.url.path.split("/")
-    if "rounds" not in parts:
-        return parts[2], -1
-    return ("state" if parts[-1] == "state" else "answer"), int(parts[parts.index("rounds") + 1])
-
-
-def _offered(content: bytes) -> int:
-    for seq in (1, 0):
-        if f'\\"seq\\":{seq},'.encode() in content:
-            return seq
-    return -1
 
 
 @pytest.fixture(scope="module")

@@ -2,5 +2,6 @@
 
 from locum.testing.clock import Clock
 from locum.testing.network import CuttingProxy
+from locum.testing.transport import Network
 
-__all__ = ["Clock", "CuttingProxy"]
+__all__ = ["Clock", "CuttingProxy", "Network"]
