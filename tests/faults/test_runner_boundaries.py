@@ -13,7 +13,7 @@ from locum.federation.envelope import Envelope
 from locum.federation.round import Round
 from locum.federation.runner import Cursor, Runner, drive
 from locum.federation.state import decode_state, encode_state
-from locum.federation.summation import sum_vectors, wire_layout
+from locum.federation.summation import sum_vectors
 from locum.federation.visit import visit
 from locum.study import Contribution, Layout
 from locum.tasks import BaseTask, Params, build_plan, register
@@ -173,8 +173,3 @@ def test_killed_again_and_again() -> None:
 def test_a_site_that_is_away_costs_deadlines_and_nothing_else() -> None:
     model, _ = run(Disk(), at=-1, away=frozenset({"s3"}))
     assert model == simulate(STUDY, {n: r for n, r in SITES.items() if n != "s3"}).model
-
-
-def test_wire_layout_is_a_function_of_the_plan_alone() -> None:
-    task = build_plan(STUDY)[0]
-    assert wire_layout(task.layout({})).digest == wire_layout(task.layout({})).digest

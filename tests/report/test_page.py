@@ -1,6 +1,5 @@
 """The page says what protected the updates, escapes what strangers wrote, and loads nothing."""
 
-import json
 import re
 from html.parser import HTMLParser
 
@@ -60,4 +59,3 @@ def test_forest_places_one_in_the_middle_and_keeps_intervals_in_order() -> None:
 
 def test_a_failed_run_says_why() -> None:
     assert "collinear" in html(status="failed", model=None, error="Columns are collinear.", results={})
-    json.dumps(RUN)
