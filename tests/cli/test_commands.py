@@ -29,7 +29,7 @@ def test_a_new_study_is_a_valid_study(tmp_path: Path, source: str) -> None:
     done = locum("study", "check", "my study.toml", "--json", cwd=tmp_path)
     answer = json.loads(done.stdout)
     assert len(answer["digest"]) == 64
-    assert answer["protection"] == "updates: clear text, visible to the coordinator"
+    assert answer["protection"].startswith("updates: masked; the coordinator sees only their sum over at least ")
     assert all(step["leaves"] for step in answer["steps"])
     assert "valid study" in locum("study", "check", "my study.toml", cwd=tmp_path).stdout
     again = locum("study", "new", "my study.toml", cwd=tmp_path)

@@ -72,6 +72,8 @@ def test_the_walk(shell: Shell) -> None:
         invitation = shell.json("invite", "coordinator", name)["invitation"]
         member = shell.json("site", "enroll", invitation, "--folder", name)
         assert member["coordinator"] == made["fingerprint"]
+        site_toml = shell.folder / name / "site.toml"
+        site_toml.write_text(site_toml.read_text().replace("min_cohort = 5", "min_cohort = 3"))  # a decision of each site
         (shell.folder / f"{name}.csv").write_text("years\n" + "\n".join(map(str, ages)) + "\n")
         (shell.folder / "map.toml").write_text('[columns]\nage = "years"\n')
         assert shell.json("site", "data", "add", f"{name}.csv", "--mapping", "map.toml", "--folder", name)["columns"] == ["years"]
@@ -89,9 +91,24 @@ def test_the_walk(shell: Shell) -> None:
     for name in ROWS:
         assert [s["digest"] for s in shell.json("site", "studies", "--folder", name)] == [digest]
         review = shell("site", "review", digest[:8], "--folder", name)
-        assert "updates: clear text, visible to the coordinator" in review
+        assert "updates: masked; the coordinator sees only their sum over at least 3 sites" in review
         assert shell.json("site", "review", digest, "--folder", name)["steps"][0]["reads"] == ["age"]
         assert shell.json("site", "approve", digest, "--folder", name)["decision"] == "approved"
+
+    waiting = shell.json("run", "show", "ages", "--home", "lee")
+    assert (waiting["status"], waiting["approvals"]) == ("waiting", 3)
+    assert "locum roster sign" in waiting["note"]
+    assert "locum roster sign" in shell("run", "show", "ages", "--home", "lee")
+    assert shell.json("roster", "show", "coordinator") == {"in_force": None, "enrolled": list(ROWS)}
+    shell.json("roster", "draft", "coordinator", "draft.json")  # signed elsewhere, where the consortium's key is
+    (shell.folder / "coordinator" / "consortium.key").rename(shell.folder / "office.key")
+    assert "consortium's key is not at" in shell("roster", "sign", "coordinator", "--yes", code=1)
+    signed = shell.json("roster", "sign", "draft.json", "--key", "office.key")
+    assert signed["sites"] == list(ROWS)
+    assert not signed["installed"]
+    assert "not a signed roster" in shell("roster", "install", "coordinator", "draft.json", code=1)
+    assert shell.json("roster", "install", "coordinator", signed["file"])["installed"]
+    assert "Roster 1" in shell("roster", "show", "coordinator")
 
     final = shell.json("study", "watch", "ages", "--home", "lee")
     assert final["status"] == "finished"
@@ -102,7 +119,9 @@ def test_the_walk(shell: Shell) -> None:
     assert shell.json("run", "list", "--home", "lee")[0]["id"] == final["id"]
     shown = shell.json("run", "show", "ages", "--rounds", "--home", "lee")
     assert [r["answered"] for r in shown["rounds"]] == [3]
-    assert "clear text" in shell("run", "show", final["id"], "--rounds", "--home", "lee")
+    assert shown["rounds"][0]["summed"] == 3
+    assert shown["rounds"][0]["vector_bytes"] / shown["rounds"][0]["scalars"] < 50
+    assert "masked" in shell("run", "show", final["id"], "--rounds", "--home", "lee")
     shell.json("run", "report", "ages", "report.html", "--home", "lee")
     assert "How old are they?" in (shell.folder / "report.html").read_text()
     assert shell.json("model", "list", "--home", "lee")[0]["id"] == expected.model_sha256
@@ -115,7 +134,8 @@ def test_the_walk(shell: Shell) -> None:
     assert again["id"] != final["id"]
     assert shell.json("study", "watch", again["id"], "--home", "lee")["model"] == expected.model_sha256
     released = shell.json("site", "releases", "--folder", "a")
-    assert [line["entry"]["run"] for line in released] == [final["id"], again["id"]]
+    assert [line["entry"]["run"] for line in released] == [final["id"], final["id"], again["id"], again["id"]]
+    assert [line["entry"]["scalars"] > 0 for line in released] == [True, False, True, False]  # the masked vector, and the shares for the sum
     assert shell.json("site", "deny", digest, "--folder", "a")["decision"] == "denied"
     third = shell.json("run", "start", "ages", "--home", "lee")
     assert shell.json("run", "show", third["id"], "--home", "lee")["status"] == "waiting"

@@ -143,7 +143,7 @@ class Site(Party):
         super().__init__(folder, urls, name)
         self.rows, self.memory = rows, {}  # type: ignore[var-annotated]
         self.answers: dict[tuple[str, int], Any] = {}
-        self.door = Door(name, SitePolicy())
+        self.door = Door(name, SitePolicy(min_cohort=3))
         self.stopping = threading.Event()
         self.pace = 0.0
         self.thread: threading.Thread | None = None
@@ -185,7 +185,8 @@ class Site(Party):
             memory = dict(self.memory.get((a.run, a.step), {}))
             try:
                 contribution, layout = visit(build_plan(study)[a.step], decode_state(raw), self.rows, memory, a, self.door, study.terms)
-                release = self.door.release(contribution, layout, a, study.terms, step="", recipient="", identity=self.identity, log=Log())
+                protected = self.door.protect(contribution, layout, a, study.terms)
+                release = self.door.release(protected, a, study.terms, step="", recipient="", identity=self.identity, log=Log())
                 self.answers[a.run, a.seq] = release.layout.pack(release.vector), release.envelope
                 self.memory[a.run, a.step] = memory
             except ReleaseDeclined as refusal:
@@ -286,7 +287,7 @@ def make_study(name: str = "walk", *, rounds: int = 3, terms: dict[str, Any] | N
             "name": name,
             "seed": 7,
             "data": {"variables": {"x": {}}},
-            "terms": {"min_cohort": 3, "start_when": 4, **(terms or {})},
+            "terms": {"aggregation": "clear", "min_cohort": 3, "start_when": 4, **(terms or {})},
             "plan": [step],
         }
     )

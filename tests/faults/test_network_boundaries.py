@@ -15,7 +15,7 @@ import structlog
 from locum import Rows, Study, simulate
 from locum.client import Api, Membership, Patience
 from locum.client.membership import KEY, open_connection
-from locum.coordinator import Coordinator, Folder, init_folder, invite
+from locum.coordinator import Coordinator, Folder, init_folder, invite, office
 from locum.federation.identity import Identity, PublicKey
 from locum.federation.wire import Invitation, Role, RunView, federation_id
 from locum.site.folder import add_data
@@ -27,38 +27,44 @@ from locum.testing.transport import Strike
 URL = "http://127.0.0.1:9"
 QUICK = Patience(first_s=0.005, cap_s=0.05)
 ROWS = {"a": [1.5, 2.25], "b": [0.1, 0.2, 0.7], "c": [9.0]}
-STUDY = Study.parse(
-    {
-        "schema": "locum/study/1",
-        "name": "faults",
-        "data": {"variables": {"x": {"minimum": 0, "maximum": 10}}},
-        "terms": {"min_cohort": 3, "quorum": 3, "deadline_s": 60, "attempts": 2},
-        "plan": [{"name": "check", "task": "data_check"}, {"name": "x", "task": "moments", "variables": ["x"]}],
-    }
-)
-EXPECTED = simulate(STUDY, {name: Rows.of({"x": x}) for name, x in ROWS.items()}).model_sha256
+STUDIES = {
+    aggregation: Study.parse(
+        {
+            "schema": "locum/study/1",
+            "name": "faults",
+            "data": {"variables": {"x": {"minimum": 0, "maximum": 10}}},
+            "terms": {"aggregation": aggregation, "min_cohort": 3, "quorum": 3, "deadline_s": 60, "attempts": 2},
+            "plan": [{"name": "check", "task": "data_check"}, {"name": "x", "task": "moments", "variables": ["x"]}],
+        }
+    )
+    for aggregation in ("clear", "masked")
+}
+EXPECTED = {a: simulate(study, {name: Rows.of({"x": x}) for name, x in ROWS.items()}).model_sha256 for a, study in STUDIES.items()}
 
 
 @pytest.fixture(scope="module")
-def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A coordinator's folder and three sites that have approved the study, made once and copied for every case."""
-    base = tmp_path_factory.mktemp("enrolled")
-    asyncio.run(_prepare(base))
-    return base
+def enrolled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """For each kind of study a coordinator's folder and three sites that have approved it, made once and copied for every case."""
+    bases = {aggregation: tmp_path_factory.mktemp(aggregation) for aggregation in STUDIES}
+    for aggregation, base in bases.items():
+        asyncio.run(_prepare(base, STUDIES[aggregation]))
+    return bases
 
 
-async def _prepare(base: Path) -> None:
+async def _prepare(base: Path, study: Study) -> None:
     coordinator = Coordinator(init_folder(base / "coordinator", url=URL))
     async with coordinator.lifespan(None), httpx.AsyncClient(transport=httpx.ASGITransport(app=coordinator.app)) as http:
         investigator = await _join(coordinator.folder, base / "investigator", "investigator", http)
-        view = await investigator.submit(STUDY)
+        view = await investigator.submit(study)
         for name, x in ROWS.items():
             await _join(coordinator.folder, base / name, "site", http)
             (base / f"{name}.csv").write_text("x\n" + "\n".join(map(str, x)) + "\n")
+            (base / name / "site.toml").write_text("[policy]\nmin_cohort = 3\n")
             add_data(base / name, "default", base / f"{name}.csv")
             with Store(base / name) as store:
                 store.put_study(view)
                 store.decide(view.digest, approve=True, data="default")  # the agent tells the coordinator
+        office.install(base / "coordinator", office.sign(office.draft(base / "coordinator")[0], base / "coordinator" / office.KEY))
 
 
 async def _join(folder: Folder, home: Path, role: Role, http: httpx.AsyncClient) -> Api:
@@ -66,7 +72,8 @@ async def _join(folder: Folder, home: Path, role: Role, http: httpx.AsyncClient)
     key = PublicKey.parse(asked.coordinator_key)
     home.mkdir()
     identity = Identity.load_or_create(home / KEY)
-    member = Membership(url=asked.url, name=asked.name, role=role, federation=federation_id(key), coordinator_key=asked.coordinator_key)
+    keys = {"coordinator_key": asked.coordinator_key, "consortium_key": asked.consortium_key}
+    member = Membership(url=asked.url, name=asked.name, role=role, federation=federation_id(key), **keys)
     member.save(home)
     api = Api(member.connect(identity, patience=QUICK, http=http))
     await api.enroll(asked.token, key)
@@ -128,15 +135,17 @@ async def _lose() -> None:
     raise httpx.ReadError("cut")
 
 
-BOUNDARIES = [(message, seq) for seq in (0, 1) for message in ("work", "state", "answer")]
+BOUNDARIES = [("clear", message, seq) for seq in (0, 1) for message in ("work", "state", "answer")]
+BOUNDARIES += [("masked", message, 0) for message in ("work", "keys", "seals", "state")]
+BOUNDARIES += [("masked", message, 1) for message in ("join", "masked", "confirm", "unmask")]
 FAULTS = ["lose-request", "lose-answer", "site-dies-before", "site-dies-after", "coordinator-dies-before", "coordinator-dies-after"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("message", "seq"), BOUNDARIES, ids=lambda v: str(v))
-def test_the_model_survives(enrolled: Path, tmp_path: Path, message: str, seq: int, fault: str) -> None:
+@pytest.mark.parametrize(("aggregation", "message", "seq"), BOUNDARIES, ids=lambda v: str(v))
+def test_the_model_survives(enrolled: dict[str, Path], tmp_path: Path, aggregation: str, message: str, seq: int, fault: str) -> None:
     base = tmp_path / "world"
-    shutil.copytree(enrolled, base)
+    shutil.copytree(enrolled[aggregation], base)
 
     async def story() -> tuple[RunView, bool]:
         world = World(base)
@@ -153,7 +162,7 @@ def test_the_model_survives(enrolled: Path, tmp_path: Path, message: str, seq: i
     view, struck = asyncio.run(story())
     assert struck, "the fault did not happen"
     assert (view.status, view.error) == ("finished", "")
-    assert view.model == EXPECTED
+    assert view.model == EXPECTED[aggregation]
     with Store(base / "b") as store:
         store.verify()
         assert {line.entry.seq for line in store.releases()} == {0, 1}

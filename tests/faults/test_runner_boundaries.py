@@ -55,7 +55,7 @@ STUDY = Study.parse(
         "schema": "locum/study/1",
         "name": "faults",
         "data": {"variables": {"x": {}}},
-        "terms": {"min_cohort": 3, "deadline_s": 60},
+        "terms": {"aggregation": "clear", "min_cohort": 3, "deadline_s": 60},
         "plan": [{"name": "one", "task": "test_walk", "rounds": 2}, {"name": "two", "task": "test_walk", "rounds": 2}],
     }
 )
@@ -111,9 +111,9 @@ class DyingPort:
                 memory = dict(self.disk.memory.get((a.step, site), {}))
                 task = build_plan(STUDY)[a.step]
                 state = decode_state(self.disk.rounds[a.seq][1])
-                door = Door(site, SitePolicy())
+                door = Door(site, SitePolicy(min_cohort=3))
                 contribution, layout = visit(task, state, SITES[site], memory, a, door, STUDY.terms)
-                vector = door.protect(contribution, layout, a, STUDY.terms)[1]
+                vector = door.protect(contribution, layout, a, STUDY.terms).vector
                 self.boundary()
                 self.disk.answers[a.seq, site], self.disk.memory[a.step, site] = vector, memory
                 self.boundary()

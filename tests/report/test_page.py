@@ -25,6 +25,8 @@ ROUND = {
     "declined": {"a": "no_rows"},
     "bytes_in": 10,
     "bytes_out": 20,
+    "vector_bytes": 96,
+    "scalars": 6,
 }
 
 

@@ -127,7 +127,7 @@ def test_what_goes_wrong_at_one_site_becomes_a_code_and_the_round_goes_on(federa
 def test_the_sites_own_policy_is_stricter_than_the_study(federation: Any, study: Any) -> None:
     sites = federation.sites(4)
     (sites[0] / "site.toml").write_text("[policy]\nmin_cohort = 9\n")
-    (sites[1] / "site.toml").write_text("[policy]\nmin_rows = 1000\n")
+    (sites[1] / "site.toml").write_text("[policy]\nmin_cohort = 3\nmin_rows = 1000\n")
     asked = study("policy", rounds=1, terms={"min_cohort": 2, "quorum": 2, "start_when": 4})
     run = None
     federation.client.submit(asked)

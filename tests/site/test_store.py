@@ -47,7 +47,7 @@ def test_an_answer_outlives_the_process(store: Store) -> None:
     kept = keep(store, assignment(), release())
     with Store(store.folder) as again:
         assert again.answer("r", 0) == kept
-        assert again.last("r") == (0, "d")
+        assert again.last("r") == (0, 0, "d")
         assert again.unsent() == [("r", 0, kept.request)]
         assert again.memory("r", 1) == MEMORY
         assert again.memory("r", 0) is None
@@ -83,7 +83,7 @@ def test_a_full_disk_keeps_neither_answer_nor_memory(store: Store) -> None:
     store.db.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(sqlite3.OperationalError, match="full"):
         keep(store, assignment(1), release(20_000))
-    assert store.last("r") == (0, "d")
+    assert store.last("r") == (0, 0, "d")
     assert store.answer("r", 0).status == "ready"  # type: ignore[union-attr]
     assert decode_state(store.memory("r", 1) or b"")["m"].tolist() == [0.0, 1.0, 2.0]
     store.db.execute("PRAGMA max_page_count = 100000")

@@ -44,7 +44,7 @@ def test_one_edit_changes_the_digest(field: str, text: str) -> None:
         ({"terms": {"min_cohort": 1}}, "terms.min_cohort"),
         ({"terms": {"min_cohort": 5, "quorum": 3}}, "below min_cohort"),
         ({"terms": {"deadline_s": float("nan")}}, "terms.deadline_s"),
-        ({"terms": {"aggregation": "masked"}}, "terms.aggregation"),
+        ({"terms": {"aggregation": "secret"}}, "terms.aggregation"),
         ({"plan": []}, "plan"),
         ({"plan": [{"name": "a", "task": "moments"}, {"name": "a", "task": "moments"}]}, "two steps are called 'a'"),
         ({"name": "../etc"}, "name"),

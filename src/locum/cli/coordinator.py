@@ -24,19 +24,30 @@ def init(
     blobs: Annotated[str, typer.Option(help="'file', or s3://bucket/prefix.")] = "file",
     s3_endpoint: Annotated[str, typer.Option(help="For a store that is S3-compatible.")] = "",
     tls: Annotated[bool | None, typer.Option("--tls/--no-tls", help="--no-tls only behind a reverse proxy that terminates TLS.")] = None,
+    consortium: Annotated[str, typer.Option(help="Public key of the consortium, which signs the roster; made if not given.")] = "",
     as_json: Json = False,
 ) -> None:
     """Make a coordinator's folder: settings, signing key, own certificate authority, server certificate."""
     from locum.coordinator import init_folder
+    from locum.federation.identity import PublicKey
 
-    made = init_folder(folder, url=url, name=name, host=host, port=port, database=database, blobs=blobs, s3_endpoint=s3_endpoint, tls=tls)
+    signer = PublicKey.parse(consortium) if consortium else None
+    options = {"database": database, "blobs": blobs, "s3_endpoint": s3_endpoint, "tls": tls, "consortium": signer}
+    made = init_folder(folder, url=url, name=name, host=host, port=port, **options)  # type: ignore[arg-type]
     key = made.identity.public
     if as_json:
-        emit({"folder": made.path, "url": made.settings.url, "federation": made.federation, "fingerprint": key.fingerprint})
+        prints = {"fingerprint": key.fingerprint, "consortium_fingerprint": made.consortium.fingerprint}
+        emit({"folder": made.path, "url": made.settings.url, "federation": made.federation, **prints})
         return
     out = console()
+    if not consortium:
+        out.print(
+            f"The consortium's key is {made.path / 'consortium.key'}: whoever has it says which sites there are. "
+            "Move it to the consortium's office, away from this machine.",
+            markup=False,
+        )
     out.print(f"Coordinator made in {made.path}. Key fingerprint: {key.fingerprint} (sites compare it over the telephone).", markup=False)
-    out.print(f"Next: locum serve {folder}\n      locum invite {folder} NAME", markup=False)
+    out.print(f"Next: locum serve {folder}\n      locum invite {folder} NAME\n      locum roster sign {folder}, once the sites have enrolled", markup=False)
 
 
 def serve(

@@ -61,12 +61,15 @@ def show(run: Run, rounds: Annotated[bool, typer.Option("--rounds", help="Also e
                 r.status,
                 f"{(r.closed or r.opened) - r.opened:.2f}",
                 f"{r.answered}/{r.asked}",
+                r.summed,
                 size(r.bytes_in),
                 size(r.bytes_out),
+                f"{r.vector_bytes / r.scalars:.2f}" if r.scalars else "",
             )
             for r in every
         ]
-        table(["round", "step", "iteration", "status", "seconds", "answered", "in", "out"], lines, right=["seconds", "in", "out"])
+        columns = ["round", "step", "iteration", "status", "seconds", "answered", "in sum", "in", "out", "bytes/number"]
+        table(columns, lines, right=["seconds", "in sum", "in", "out", "bytes/number"])
 
 
 @app.command()

@@ -28,13 +28,17 @@ def enroll(
 ) -> None:
     """Join a federation: makes this site's key, and uses up the invitation."""
     from locum.site.folder import enroll as join
+    from locum.site.folder import load_identity
 
     member = join(folder, secret(invitation, "the invitation"), ca=ca)
+    own = load_identity(folder).public.fingerprint
     if as_json:
-        emit({"name": member.name, "url": member.url, "federation": member.federation, "coordinator": member.coordinator.fingerprint, "folder": folder})
+        where = {"name": member.name, "url": member.url, "federation": member.federation, "folder": folder}
+        emit({**where, "coordinator": member.coordinator.fingerprint, "fingerprint": own})
         return
     out = console()
     out.print(f"Enrolled as '{member.name}' with {member.url}.", markup=False)
+    out.print(f"Your key's fingerprint: {own}. Read it to the consortium's office, over the telephone: they sign it into the roster.", markup=False)
     out.print(f"Coordinator's key fingerprint: {member.coordinator.fingerprint}. Compare it with the operator, over the telephone.", markup=False)
     out.print("Next: locum site data add TABLE --mapping FILE, then locum site serve", markup=False)
 

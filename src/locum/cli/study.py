@@ -190,6 +190,6 @@ def describe(view: RunView) -> str:
     if view.status not in ("waiting", "running"):
         return view.status
     if view.status == "waiting":
-        return f"waiting: {view.approvals} of {view.needed} approvals"
+        return f"waiting: {view.approvals} of {view.needed} approvals" + (f"; {view.note}" if view.note else "")
     step = view.steps[view.step] if view.step < len(view.steps) else "end"
     return f"{step}, round {view.iteration + 1}: {view.answered} of {view.asked} sites answered"

@@ -13,7 +13,8 @@ from locum.client.connection import Answer, Connection, Source
 from locum.errors import EnvelopeError
 from locum.federation.envelope import Envelope
 from locum.federation.identity import PublicKey, b64
-from locum.federation.wire import LONG_POLL_S, Assignment, Enrolled, Enrolment, ModelView, RoundView, RunView, StudyView, Work, federation_id
+from locum.federation.roster import SignedRoster
+from locum.federation.wire import LONG_POLL_S, Assignment, Enrolled, Enrolment, ModelView, Notice, RoundView, RunView, StudyView, Work, federation_id
 from locum.study.manifest import Study
 
 T = TypeVar("T")
@@ -57,9 +58,21 @@ class Api:
         """Send a large vector ahead of its message; see `Connection.upload`."""
         await self.connection.upload(f"{_round(a)}/upload/{sha256}", source, sha256=sha256, size=size, resume=resume)
 
-    async def answer(self, a: Assignment, envelope: str, body: bytes = b"") -> None:
-        """The release (with its vector, unless that was uploaded) or the decline (with its code)."""
-        await self.connection.call("PUT", f"{_round(a)}/{a.phase}", body, headers={"Locum-Envelope": envelope, "Content-Type": "application/octet-stream"})
+    async def answer(self, a: Assignment, envelope: str, body: bytes = b"", *, phase: str = "") -> None:
+        """The release (with its vector, unless that was uploaded), a masking message, or the decline (with its code)."""
+        await self.connection.call(
+            "PUT", f"{_round(a)}/{phase or a.phase}", body, headers={"Locum-Envelope": envelope, "Content-Type": "application/octet-stream"}
+        )
+
+    async def asked(self, n: Notice) -> bytes:
+        """What a notice asks to answer, checked against the signed digest."""
+        if n.body:
+            return n.body
+        return (await self.connection.call("GET", f"/v1/runs/{quote(n.run)}/rounds/{n.seq}/{quote(n.phase)}")).body
+
+    async def roster(self) -> SignedRoster:
+        """The consortium's roster; its signature is still to be verified."""
+        return await self._get("/v1/roster", SignedRoster)
 
     async def decide(self, study: str, *, approve: bool) -> None:
         """Tell the coordinator this site's decision, signed."""

@@ -24,7 +24,9 @@ KEY, FILE = "key.pem", "membership.json"
 
 
 class Membership(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a party knows of its federation. ca: PEM text of an authority to trust besides the system's."""
+    """What a party knows of its federation. ca: PEM text of an authority to trust besides the system's. consortium_key: whose
+    signature says which sites there are; without it a site takes part in no masked round.
+    """
 
     url: str
     name: str
@@ -33,6 +35,7 @@ class Membership(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     coordinator_key: str
     ca: str = ""
     plain: bool = False
+    consortium_key: str = ""
 
     @classmethod
     def load(cls, folder: Path) -> Membership:
@@ -56,6 +59,10 @@ class Membership(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     @property
     def coordinator(self) -> PublicKey:
         return PublicKey.parse(self.coordinator_key)
+
+    @property
+    def consortium(self) -> PublicKey | None:
+        return PublicKey.parse(self.consortium_key) if self.consortium_key else None
 
     def connect(self, identity: Identity, *, patience: Patience = A_WHILE, **options: Any) -> Connection:
         """A connection in this party's name; `options` as for `Connection`."""
@@ -85,6 +92,7 @@ def join(folder: Path, invitation: str, *, ca: str = "", plain: bool = False, ro
         coordinator_key=asked.coordinator_key,
         ca="\n".join(part for part in (asked.ca, ca) if part),
         plain=plain,
+        consortium_key=asked.consortium_key,
     )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (folder / FILE).exists():

@@ -17,7 +17,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from locum.coordinator import openapi, parties, studies, views
+from locum.coordinator import openapi, parties, phases, rosters, studies, views
 from locum.coordinator.blobs import BlobStore, model_key, release_key, state_key
 from locum.coordinator.board import Board
 from locum.coordinator.config import Folder
@@ -31,7 +31,11 @@ from locum.coordinator.views import SiteView
 from locum.coordinator.wakeups import RECHECK_S, Wakeups, wait_for
 from locum.errors import Conflict, EnvelopeError, Forbidden, ManifestError, NotEnrolled, NotFound, TaskError, TooLarge
 from locum.federation.envelope import Caller, Envelope
+from locum.federation.roster import SignedRoster
+from locum.federation.round import VECTORS
+from locum.federation.round import phases as phases_of
 from locum.federation.wire import INLINE_BYTES, MAX_JSON_BYTES, Enrolled, Enrolment, ModelView, RoundView, RunView, StudyView, Work
+from locum.secagg.messages import MAX_BYTES
 from locum.study.canonical import DIGEST
 
 MAX_WAIT_S = 30.0
@@ -207,7 +211,7 @@ async def work(call: Call) -> Response:
         event = s.wakeups.event("work")
         found = (await s.board.snapshot()).work(call.party.name, known)
         left = until - time.monotonic()
-        if found.assignments or found.studies or left <= 0 or s.closing.is_set():
+        if found.assignments or found.notices or found.studies or left <= 0 or s.closing.is_set():
             return reply(found)
         await wait_for(event, min(left, RECHECK_S * (1 + random.random())))  # noqa: S311 - spreads the polls
 
@@ -225,7 +229,7 @@ async def _round(call: Call) -> OpenRound:
 
 
 def _still_open(found: OpenRound) -> None:
-    if found.status != "open":
+    if found.status not in ("open", "between"):
         raise Conflict("This round is over.", fix="nothing to do: the site takes part again in the next round")
 
 
@@ -279,27 +283,50 @@ def _few_uploads(blobs: BlobStore, key: str) -> None:
 
 async def answer(call: Call) -> Response:
     s, found, text = call.services, await _round(call), call.envelope()
-    a = found.assignment
-    if call.part("phase") != a.phase:
+    a, phase = found.assignment, call.part("phase")
+    if phase not in phases_of(a):
         raise NotFound("This round has no such phase.")
-    call.bound(INLINE_BYTES)
-    envelope = Envelope.open(text, call.party.key, study=a.study, run=a.run, seq=a.seq, phase=a.phase, sender=call.party.name)
-    code, body = "", None
+    vector = phase in VECTORS
+    call.bound(INLINE_BYTES if vector else MAX_BYTES)
+    envelope = Envelope.open(text, call.party.key, study=a.study, run=a.run, seq=a.seq, phase=phase, sender=call.party.name)
+    code, body, size = "", None, a.vector_bytes
     if envelope.kind == "decline":
         code = await _code(call, envelope)
+        size = len(code)
+    elif not vector:
+        body = await call.body(MAX_BYTES)
+        _same(body, envelope)
+        size = len(body)
     elif found.status == "open":  # later nothing is stored: the round's machine tells a repetition from a latecomer
         body = await _vector(call, found, envelope)
-    size = a.vector_bytes if envelope.kind == "release" else len(code)
     new = await asyncio.wrap_future(s.recorder.submit(Message(found, envelope, text, code, size, body)))
-    s.board.answered(a.run, a.seq, call.party.name)
+    s.board.answered(a.run, a.seq, phase, call.party.name)
     return reply(Recorded(new=new))
+
+
+async def asked(call: Call) -> Response:
+    """What this site is to answer in a later phase of a masked round."""
+    found, phase = await _round(call), call.part("phase")
+    body = await call.services.thread(phases.inbox_body, call.services.store, found.assignment.run, found.assignment.seq, phase, call.party.name)
+    if body is None:
+        raise NotFound("This site is not asked anything in that phase.", why="The round is over, or it went on without this site.")
+    call.services.metrics.bytes_out.inc(len(body))
+    return Response(body, media_type="application/cbor")
+
+
+async def roster(call: Call) -> Response:
+    return reply(await call.services.thread(rosters.current, call.services.store))
 
 
 async def _code(call: Call, envelope: Envelope) -> str:
     body = await call.body(64)
+    _same(body, envelope)
+    return body.decode("ascii", "replace")
+
+
+def _same(body: bytes, envelope: Envelope) -> None:
     if hashlib.sha256(body).hexdigest() != envelope.digest:
         raise EnvelopeError("The envelope was made for another body.")
-    return body.decode("ascii", "replace")
 
 
 async def _vector(call: Call, found: OpenRound, envelope: Envelope) -> bytes | None:
@@ -511,7 +538,9 @@ ENDPOINTS = (
     Endpoint("GET", ROUND + "/state", state, SITE, "The round's global state", bytes, headers=("Range",)),
     Endpoint("HEAD", ROUND + "/upload/{digest}", uploaded, SITE, "How much of an upload has arrived (Upload-Offset)"),
     Endpoint("PUT", ROUND + "/upload/{digest}", upload, SITE, "The rest of an upload", None, bytes, headers=("Upload-Offset",)),
-    Endpoint("PUT", ROUND + "/{phase}", answer, SITE, "A release or a decline", Recorded, bytes, headers=("Locum-Envelope",)),
+    Endpoint("GET", ROUND + "/{phase}", asked, SITE, "What to answer in a later phase of a masked round (CBOR)", bytes),
+    Endpoint("PUT", ROUND + "/{phase}", answer, SITE, "A release, a masking message, or a decline", Recorded, bytes, headers=("Locum-Envelope",)),
+    Endpoint("GET", "/v1/roster", roster, ANY, "The sites and their keys, as the consortium has signed them", SignedRoster),
     Endpoint("GET", "/v1/studies", list_studies, ANY, "Studies", tuple[StudyView, ...]),
     Endpoint("POST", "/v1/studies", submit_study, INVESTIGATOR, "Submit a study (canonical JSON)", StudyView, dict[str, Any], headers=("Locum-Envelope",)),
     Endpoint("GET", "/v1/studies/{digest}", get_study, ANY, "One study", StudyView),

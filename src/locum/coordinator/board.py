@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anyio.to_thread
 from sqlalchemy import select
@@ -13,31 +13,38 @@ from sqlalchemy import select
 from locum.coordinator.runs import OpenRound, as_round
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.studies import ACTIVE
-from locum.coordinator.tables import decisions, messages, rounds, runs
+from locum.coordinator.tables import decisions, inbox, messages, rounds, runs
 from locum.coordinator.wakeups import RECHECK_S
-from locum.federation.wire import Work
+from locum.federation.wire import SignedAssignment, Work
 
 
 class Posted(NamedTuple):
-    """An open round, who is asked, and who has answered already."""
+    """An open round, what each site is asked in its present phase, and who has answered already."""
 
     id: str
     round: OpenRound
-    roster: frozenset[str]
+    asked: dict[str, SignedAssignment]
     answered: set[str]
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the assignment itself that asks."""
+        return self.round.phase == self.round.assignment.phase
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The open rounds by (run, seq), and the active studies with the sites that have decided on them."""
+    """The open (and turning) rounds by (run, seq), and the active studies with the sites that have decided on them."""
 
     rounds: dict[tuple[str, int], Posted] = field(default_factory=dict)
     studies: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def work(self, site: str, known: frozenset[str]) -> Work:
         """What `site` has to do and does not have yet; known: ids 'run:seq' and study digests."""
+        due = [p for p in self.rounds.values() if site in p.asked and site not in p.answered and p.id not in known]
         return Work(
-            assignments=tuple(p.round.signed for p in self.rounds.values() if site in p.roster and site not in p.answered and p.id not in known),
+            assignments=tuple(p.asked[site] for p in due if p.first),
+            notices=tuple(p.asked[site] for p in due if not p.first),
             studies=tuple(digest for digest, decided in self.studies.items() if site not in decided and digest not in known),
         )
 
@@ -59,10 +66,10 @@ class Board:
     def _fresh(self) -> bool:
         return self._current == self._heard and time.monotonic() - self._loaded < RECHECK_S
 
-    def answered(self, run: str, seq: int, site: str) -> None:
-        """Do not offer this round to `site` again."""
+    def answered(self, run: str, seq: int, phase: str, site: str) -> None:
+        """Do not offer this phase to `site` again."""
         posted = self._snapshot.rounds.get((run, seq))
-        if posted:
+        if posted and posted.round.phase == phase:
             posted.answered.add(site)
 
     async def snapshot(self) -> Snapshot:
@@ -77,12 +84,20 @@ class Board:
 
 def _load(tx: Tx) -> Snapshot:
     posted = {}
-    for row in tx.rows(select(rounds).where(rounds.c.status == "open")):
+    for row in tx.rows(select(rounds).where(rounds.c.status.in_(("open", "between")))):
         found = as_round(row)
-        senders = tx.rows(select(messages.c.sender).where(messages.c.run == row.run, messages.c.seq == row.seq))
-        posted[row.run, row.seq] = Posted(f"{row.run}:{row.seq}", found, frozenset(found.assignment.roster), {s.sender for s in senders})
+        first, id_ = found.phase == found.assignment.phase, f"{row.run}:{row.seq}"
+        asked = dict.fromkeys(found.assignment.roster, found.signed) if first else _notices(tx, row)
+        here = (messages.c.run == row.run, messages.c.seq == row.seq, (messages.c.phase == row.phase) | (messages.c.kind == "decline"))
+        senders = {s.sender for s in tx.rows(select(messages.c.sender).where(*here))}
+        posted[row.run, row.seq] = Posted(id_ if first else f"{id_}:{row.phase}", found, asked if row.status == "open" else {}, senders)
     active = [r.study for r in tx.rows(select(runs.c.study).where(runs.c.status.in_(ACTIVE)).order_by(runs.c.created))]
     decided: dict[str, set[str]] = {digest: set() for digest in active}
     for row in tx.rows(select(decisions.c.study, decisions.c.site).where(decisions.c.study.in_(active))):
         decided[row.study].add(row.site)
     return Snapshot(posted, {digest: frozenset(sites) for digest, sites in decided.items()})
+
+
+def _notices(tx: Tx, row: Any) -> dict[str, SignedAssignment]:
+    query = select(inbox.c.site, inbox.c.notice, inbox.c.envelope).where(inbox.c.run == row.run, inbox.c.seq == row.seq, inbox.c.phase == row.phase)
+    return {r.site: SignedAssignment(r.notice, r.envelope) for r in tx.rows(query)}

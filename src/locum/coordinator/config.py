@@ -15,12 +15,12 @@ from pydantic import Field, model_validator
 
 from locum.coordinator.pki import write_authority, write_new
 from locum.errors import LocumError, ManifestError
-from locum.federation.identity import Identity
+from locum.federation.identity import Identity, PublicKey
 from locum.federation.wire import federation_id
 from locum.study.document import Document, read_toml
 from locum.study.manifest import Name
 
-FILE, KEY, METRICS_TOKEN = "coordinator.toml", "coordinator.key", "metrics.token"
+FILE, KEY, METRICS_TOKEN, CONSORTIUM_KEY = "coordinator.toml", "coordinator.key", "metrics.token", "consortium.key"
 DATABASE_ENV = "LOCUM_DATABASE_URL"
 
 
@@ -28,7 +28,8 @@ class Settings(Document):
     """coordinator.toml. url: what sites connect to. database: an SQLAlchemy URL; LOCUM_DATABASE_URL goes before it.
 
     blobs: 'file' for a folder beside this file, or 's3://bucket/prefix' (credentials come from the environment, as for
-    any AWS client). tls = false only behind a reverse proxy that terminates TLS, or on loopback.
+    any AWS client). tls = false only behind a reverse proxy that terminates TLS, or on loopback. consortium: the public key
+    whose signature on the roster says which sites there are.
     """
 
     name: Name = "locum"
@@ -44,6 +45,7 @@ class Settings(Document):
     tls_ca: str = "ca.crt"
     max_vector_bytes: Annotated[int, Field(ge=1)] = 4 << 30
     log: Literal["console", "json"] = "console"
+    consortium: str = ""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
@@ -75,6 +77,13 @@ class Folder:
     @property
     def federation(self) -> str:
         return federation_id(self.identity.public)
+
+    @property
+    def consortium(self) -> PublicKey:
+        """Raises `LocumError` in a folder that was made without one."""
+        if not self.settings.consortium:
+            raise LocumError("This coordinator has no consortium key.", fix="make a new folder with 'locum init', or add 'consortium' to coordinator.toml")
+        return PublicKey.parse(self.settings.consortium)
 
     @property
     def database(self) -> str:
@@ -113,10 +122,13 @@ def init_folder(
     blobs: str = "file",
     s3_endpoint: str = "",
     tls: bool | None = None,
+    consortium: PublicKey | None = None,
 ) -> Folder:
     """Create a coordinator's folder: settings, an Ed25519 key, and an authority with a server certificate if TLS is on.
 
-    host and port are where to listen; by default they follow from `url`. Raises `LocumError` where one exists already.
+    host and port are where to listen; by default they follow from `url`. consortium: the key that signs the roster; without
+    it one is made, and its private half put into the folder as consortium.key, to be moved away from the coordinator.
+    Raises `LocumError` where one exists already.
     """
     path = Path(path).resolve()
     if (path / FILE).exists():
@@ -124,6 +136,7 @@ def init_folder(
     parts = urlsplit(url)
     named = parts.hostname or ""
     secure = parts.scheme == "https"
+    own = None if consortium else Identity.generate()
     values = {
         "name": name,
         "url": url.rstrip("/"),
@@ -133,11 +146,14 @@ def init_folder(
         "blobs": blobs,
         "s3_endpoint": s3_endpoint,
         "tls": secure if tls is None else tls,
+        "consortium": str(own.public if own else consortium),
     }
     settings = Settings.parse(values, where="coordinator")
     path.mkdir(parents=True, exist_ok=True)
     try:
         Identity.generate().save(path / KEY)
+        if own:
+            own.save(path / CONSORTIUM_KEY)
         write_new(path / METRICS_TOKEN, secrets.token_urlsafe(32).encode() + b"\n", secret=True)
         if settings.tls:
             write_authority(path, name, list(dict.fromkeys([named, "localhost", "127.0.0.1"])), time.time())

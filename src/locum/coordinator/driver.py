@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Literal
 
+import msgspec
 import structlog
 
-from locum.coordinator import runs
+from locum.coordinator import phases, rosters, runs
 from locum.coordinator.blobs import BlobStore, model_key, release_key, round_prefix, state_key
 from locum.coordinator.metrics import Metrics
 from locum.coordinator.runs import Claim, LeaseLost, OpenRound
@@ -19,11 +22,15 @@ from locum.coordinator.wakeups import RECHECK_S
 from locum.errors import LocumError, RunFailed, Unavailable
 from locum.federation.envelope import Envelope
 from locum.federation.identity import Identity
-from locum.federation.round import Round
+from locum.federation.masking import Conductor, Turn
+from locum.federation.round import EAGER, MASKED, SETUP, Round
 from locum.federation.runner import Runner, drive
 from locum.federation.state import decode_state, layout_of
-from locum.federation.summation import sum_files, sum_vectors
-from locum.federation.wire import Assignment, SignedAssignment
+from locum.federation.summation import encoding_of, sum_elements, sum_files, sum_masked_files, sum_vectors, trimmed_mean
+from locum.federation.wire import NOTICE_BYTES, Assignment, Notice, SignedAssignment
+from locum.secagg.cohort import Part
+from locum.secagg.encoding import Encoding
+from locum.secagg.errors import MaskingRefused, Unrecoverable
 from locum.study.canonical import sha256
 from locum.study.manifest import Study
 from locum.study.vector import Layout, Total
@@ -33,6 +40,8 @@ SENDER = "coordinator"
 ROW_BYTES = 64 << 10
 """A vector up to this size is kept in its message's row; a larger one is a blob."""
 LOOK_S = 1.0
+THREADS = min(4, os.cpu_count() or 1)
+"""For removing masks: AES releases the interpreter's lock."""
 log = structlog.get_logger(__name__)
 
 
@@ -46,6 +55,8 @@ class NetworkPort:
     def __init__(self, drivers: Drivers, claim: Claim, study: Study) -> None:
         self.drivers, self.claim, self.study = drivers, claim, study
         self.store, self.blobs = drivers.store, drivers.blobs
+        self._raw = b""
+        self._parts: list[Part] | None = None
 
     def now(self) -> float:
         return self.store.now()
@@ -56,43 +67,111 @@ class NetworkPort:
     def send(self, assignment: Assignment, state: State, layout: Layout) -> Round:
         found = runs.find_round(self.store, assignment.run, assignment.seq)
         if found is None:
-            if layout.file_bytes > self.drivers.max_vector_bytes:
+            if assignment.vector_bytes > self.drivers.max_vector_bytes:
                 raise RunFailed(
-                    f"An update of this study has {layout.file_bytes} bytes; this coordinator takes {self.drivers.max_vector_bytes} at most.",
+                    f"An update of this study has {assignment.vector_bytes} bytes; this coordinator takes {self.drivers.max_vector_bytes} at most.",
                     fix="make the model smaller, or raise max_vector_bytes in coordinator.toml",
                 )
             self.blobs.put(state_key(assignment.run, assignment.state), layout_of(state).buffers(state))
-            found = OpenRound(assignment, self._sign(assignment), layout.header, self.study.terms.needed, "open")
+            encoding = encoding_of(layout, assignment, self.study.terms)
+            if encoding:
+                session = phases.choose_session(self.store, assignment)
+                first = SETUP[0] if session.seq == assignment.seq else MASKED[0]
+                assignment = msgspec.structs.replace(assignment, session=session, phase=first)
+            header = encoding.wire.header if encoding else layout.header
+            signed = self._sign("assignment", assignment, assignment.encode())
+            found = OpenRound(assignment, signed, header, self.study.terms.needed, "open", scalars=layout.size)
             runs.open_round(self.store, self.claim.fence, found)
             log.info("round.opened", run=assignment.run, seq=assignment.seq, asked=len(assignment.roster))
+        self._raw = found.signed.body.encode()
         return runs.replay(self.store, found)
 
-    def _sign(self, a: Assignment) -> SignedAssignment:
-        body = a.encode()
-        envelope = Envelope(kind="assignment", study=a.study, run=a.run, seq=a.seq, phase=a.phase, sender=SENDER, digest=sha256(body))
+    def _sign(self, kind: Literal["assignment", "notice"], a: Assignment | Notice, body: bytes) -> SignedAssignment:
+        envelope = Envelope(kind=kind, study=a.study, run=a.run, seq=a.seq, phase=a.phase, sender=SENDER, digest=sha256(body))
         return SignedAssignment(body.decode(), envelope.seal(self.drivers.identity))
 
     def receive(self, round_: Round) -> None:
+        a = round_.assignment
+        while round_.status in ("open", "between"):
+            self._wait(round_)
+            if round_.status == "between":
+                self._turn(round_)
+        self.drivers.metrics.rounds.labels(round_.status).inc()
+        log.info("round.ended", run=a.run, seq=a.seq, status=round_.status, released=len(round_.released), declined=len(round_.declined))
+
+    def _wait(self, round_: Round) -> None:
+        """Until the present phase is over."""
         a = round_.assignment
         with self.store.wakeups.thread(f"run:{a.run}") as heard:
             while round_.status == "open":
                 heard.clear()
                 self.drivers.check()
                 released, declined = runs.progress(self.store, a.run, a.seq, self.claim.fence)
-                waiting, left = len(a.roster) - released - declined, a.deadline - self.now()
-                if waiting == 0 or released + waiting < round_.needed or left <= 0:
-                    self._adopt(round_, runs.settle(self.store, self.claim.fence, round_))
+                waiting, left = len(round_.asked) - released - declined, round_.deadline - self.now()
+                enough = released >= round_.needed and round_.phase in EAGER
+                if waiting <= 0 or released + waiting < round_.needed or left <= 0 or enough:
+                    _adopt(round_, runs.settle(self.store, self.claim.fence, round_))
                 else:
                     heard.wait(min(left, RECHECK_S))
-        self.drivers.metrics.rounds.labels(round_.status).inc()
-        log.info("round.ended", run=a.run, seq=a.seq, status=round_.status, released=len(round_.released), declined=len(round_.declined))
 
-    @staticmethod
-    def _adopt(round_: Round, settled: Round) -> None:
-        round_.status, round_.released, round_.declined = settled.status, settled.released, settled.declined
+    # --- masked rounds ------------------------------------------------------------------------------------------------
+
+    def _conductor(self, a: Assignment) -> Conductor:
+        roster = self.store.read(lambda tx: rosters.by_digest(tx, a.session.roster if a.session else ""))
+        known = phases.session_of(self.store, a)
+        return Conductor(a, self._raw, roster.keys, self.study.terms, known, lambda phase: phases.contents(self.store, a, phase))
+
+    def _turn(self, round_: Round) -> None:
+        """From one phase to the next; the round's machine is then open again, closed, or failed."""
+        a = round_.assignment
+        try:
+            turn = self._conductor(a).turn(round_)
+        except (MaskingRefused, Unrecoverable) as error:
+            round_.status, round_.failure = "failed", error.what
+            log.warning("round.failed", run=a.run, seq=a.seq, phase=round_.phase, why=str(error))
+            phases.end_round(self.store, self.claim.fence, a, "failed")
+            return
+        if not isinstance(turn, Turn):
+            self._parts = turn
+            round_.status = "closed"
+            phases.end_round(self.store, self.claim.fence, a, "closed")
+            return
+        deadline = self.now() + self.study.terms.deadline_s
+        notices = {site: self._notice(a, turn.phase, body, deadline) for site, body in turn.notices.items()}
+        phases.go_on(self.store, self.claim.fence, round_, turn, notices, deadline)
+        round_.enter(turn.phase, turn.notices.keys() or round_.asked, turn.needed, deadline)
+        log.info("round.phase", run=a.run, seq=a.seq, phase=turn.phase, asked=len(round_.asked), needed=turn.needed)
+
+    def _notice(self, a: Assignment, phase: str, body: bytes, deadline: float) -> SignedAssignment:
+        small = body if len(body) <= NOTICE_BYTES else b""
+        notice = Notice(study=a.study, run=a.run, seq=a.seq, phase=phase, deadline=deadline, digest=sha256(body), size=len(body), body=small)
+        return self._sign("notice", notice, notice.encode())
+
+    def _masked_total(self, round_: Round, encoding: Encoding) -> Total:
+        """The masks come off the sum, never off a single vector."""
+        a, conductor = round_.assignment, self._conductor(round_.assignment)
+        parts = self._parts if self._parts is not None else conductor.parts()
+        self._parts = None
+        j = conductor.joined.j
+        totals = [self._sum(a, round_, encoding, conductor.names(part.survivors), part, j) for part in parts]
+        return trimmed_mean(totals, self.study.terms.masking.trim) if len(totals) > 1 else totals[0]
+
+    def _sum(self, a: Assignment, round_: Round, encoding: Encoding, sites: list[str], part: Part, j: bytes) -> Total:
+        wire = encoding.wire
+        if wire.file_bytes <= ROW_BYTES:
+            few = max(1, 4 * ROW_BYTES // wire.file_bytes)
+            vectors = runs.bodies(self.store, a.run, a.seq, sites, phase="masked", at_a_time=few)
+            elements = (encoding.unpack(wire.unpack(body)) for body in vectors)
+            return sum_elements(encoding, elements, streams=part.streams, transcript=j, threads=THREADS)
+        with ExitStack() as stack, _storage():
+            files = [stack.enter_context(self.blobs.open(release_key(a.run, a.seq, site, round_.released[site]))) for site in sites]
+            return sum_masked_files(encoding, files, streams=part.streams, transcript=j, threads=THREADS)
 
     def total(self, round_: Round, layout: Layout) -> Total:
         a, sites = round_.assignment, round_.contributors
+        encoding = encoding_of(layout, a, self.study.terms)
+        if encoding:
+            return self._masked_total(round_, encoding)
         if layout.file_bytes <= ROW_BYTES:
             few = max(1, 4 * ROW_BYTES // layout.file_bytes)
             return sum_vectors(layout, (layout.unpack(body) for body in runs.bodies(self.store, a.run, a.seq, sites, at_a_time=few)))
@@ -241,6 +320,10 @@ class Drivers:
             log.warning("driver.waiting", what=what, why=error.what, local=error.local)
         except Exception:
             log.exception("driver.error", what=what)
+
+
+def _adopt(round_: Round, settled: Round) -> None:
+    round_.status, round_.answers, round_.declined = settled.status, settled.answers, settled.declined
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, tuple_
 
 from locum.coordinator.runs import OpenRound
 from locum.coordinator.store import Store, Tx
-from locum.coordinator.tables import messages, rounds
+from locum.coordinator.tables import inbox, messages, rounds
 from locum.errors import LocumError, NotFound, Unavailable
 from locum.federation.envelope import Envelope
 from locum.federation.round import Round
@@ -85,23 +85,27 @@ def record(tx: Tx, batch: list[Message]) -> list[Outcome]:
     places = sorted({m.place for m in batch})
     # FOR SHARE: a round cannot end between this look and the commit
     found = tx.rows(
-        select(rounds.c.run, rounds.c.seq, rounds.c.status)
+        select(rounds.c.run, rounds.c.seq, rounds.c.status, rounds.c.phase)
         .where(tuple_(rounds.c.run, rounds.c.seq).in_(places))
         .order_by(rounds.c.run, rounds.c.seq)
         .with_for_update(read=True)
     )
-    status = {(r.run, r.seq): r.status for r in found}
+    now = {(r.run, r.seq): (r.status, r.phase) for r in found}
     senders = {m.envelope.sender for m in batch}
-    columns = (messages.c.run, messages.c.seq, messages.c.sender, messages.c.kind, messages.c.digest, messages.c.code)
+    columns = (messages.c.run, messages.c.seq, messages.c.sender, messages.c.phase, messages.c.kind, messages.c.digest, messages.c.code)
     known = tx.rows(select(*columns).where(tuple_(messages.c.run, messages.c.seq).in_(places), messages.c.sender.in_(senders)))
-    answers: dict[tuple[str, int, str], tuple[str, str, str]] = {(r.run, r.seq, r.sender): (r.kind, r.digest, r.code) for r in known}
+    answers: dict[tuple[str, int, str], dict[str, Given]] = {}
+    for r in known:
+        answers.setdefault((r.run, r.seq, r.sender), {})[r.phase] = (r.kind, r.digest, r.code)
+    asked = _asked(tx, [m for m in batch if m.envelope.phase != m.round.assignment.phase])
     outcomes: list[Outcome] = []
     rows: list[dict[str, Any]] = []
     for m in batch:
-        outcome = _judge(m, status.get(m.place), answers.get((*m.place, m.envelope.sender)))
+        given = answers.setdefault((*m.place, m.envelope.sender), {})
+        outcome = _judge(m, now.get(m.place), given, asked)
         outcomes.append(outcome)
         if outcome is True:
-            answers[(*m.place, m.envelope.sender)] = (m.envelope.kind, m.envelope.digest, m.code)
+            given[m.envelope.phase] = (m.envelope.kind, m.envelope.digest, m.code)
             rows.append(_row(m, tx.now()))
     if rows:
         tx.execute(insert(messages), rows)
@@ -109,14 +113,30 @@ def record(tx: Tx, batch: list[Message]) -> list[Outcome]:
     return outcomes
 
 
-def _judge(m: Message, status: str | None, known: tuple[str, str, str] | None) -> Outcome:
+Given = tuple[str, str, str]
+
+
+def _asked(tx: Tx, batch: list[Message]) -> set[tuple[str, int, str, str]]:
+    """Of the messages of later phases, which (run, seq, phase, sender) were asked for."""
+    if not batch:
+        return set()
+    columns = (inbox.c.run, inbox.c.seq, inbox.c.phase, inbox.c.site)
+    keys = sorted({(*m.place, m.envelope.phase, m.envelope.sender) for m in batch})
+    return {tuple(r) for r in tx.rows(select(*columns).where(tuple_(*columns).in_(keys)))}
+
+
+def _judge(m: Message, now: tuple[str, str] | None, given: dict[str, Given], asked: set[tuple[str, int, str, str]]) -> Outcome:
     """What the round's machine says of one message, given what this sender said before."""
-    if status is None:
+    if now is None:
         return NotFound("There is no such round.")
-    machine = Round(m.round.assignment, m.round.needed, status=status)  # type: ignore[arg-type]
-    if known:
-        kind, digest, code = known
-        (machine.released if kind == "release" else machine.declined)[m.envelope.sender] = digest if kind == "release" else code
+    (status, phase), e, a = now, m.envelope, m.round.assignment
+    may = a.roster if phase == a.phase else (e.sender,) if (e.run, e.seq, phase, e.sender) in asked else ("",)
+    machine = Round(a, m.round.needed, status=status, phase=phase, asked=may)  # type: ignore[arg-type]
+    for before, (kind, digest, code) in given.items():
+        if kind == "release":
+            machine.answers.setdefault(before, {})[e.sender] = digest
+        else:
+            machine.declined[e.sender] = code
     try:
         return machine.feed(m.envelope, m.code)
     except LocumError as error:

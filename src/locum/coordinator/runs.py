@@ -9,19 +9,21 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
+from locum.coordinator.rosters import eligible
 from locum.coordinator.store import Store, Tx
-from locum.coordinator.studies import ACTIVE, approvals
-from locum.coordinator.tables import messages, models, rounds, runs, studies
-from locum.errors import Conflict
+from locum.coordinator.studies import ACTIVE, parse_study
+from locum.coordinator.tables import inbox, messages, models, rounds, runs, studies
+from locum.errors import Conflict, Forbidden
 from locum.federation.envelope import Envelope
-from locum.federation.round import Round
+from locum.federation.round import Round, phases
 from locum.federation.runner import Cursor
 from locum.federation.wire import Assignment, SignedAssignment
 from locum.study.manifest import Study
@@ -53,13 +55,16 @@ class Position:
 
 @dataclass(frozen=True)
 class OpenRound:
-    """A round as the database has it."""
+    """A round as the database has it. header: of the vector that travels; scalars: the numbers that it stands for."""
 
     assignment: Assignment
     signed: SignedAssignment
     header: bytes
     needed: int
     status: str
+    phase: str = "release"
+    deadline: float = 0.0
+    scalars: int = 0
 
 
 def owner(nonce: str) -> str:
@@ -71,9 +76,10 @@ def claim(store: Store, me: str, skip: Iterable[str]) -> list[Claim]:
     """Lease every run that may go on and that nobody alive holds, except `skip`."""
 
     def query(tx: Tx) -> list[Any]:
-        found, clock, skipped = tx.rows(select(runs).where(runs.c.status.in_(ACTIVE)).order_by(runs.c.created)), tx.clock(), set(skip)
+        active = select(runs, studies.c.manifest).join(studies, studies.c.digest == runs.c.study).where(runs.c.status.in_(ACTIVE))
+        found, clock, skipped = tx.rows(active.order_by(runs.c.created)), tx.clock(), set(skip)
         free = [r for r in found if r.id not in skipped and _is_free(r, clock, me)]
-        return [r for r in free if r.status == "running" or len(tx.rows(approvals(r.study))) >= r.needed]
+        return [r for r in free if r.status == "running" or len(eligible(tx, parse_study(r.manifest))) >= r.needed]
 
     claims = []
     for row in store.read(query):
@@ -126,8 +132,8 @@ def position(store: Store, run: str) -> Position:
 
 
 def cohort(store: Store, study: Study) -> list[str]:
-    """The sites that approve `study` and are not revoked, sorted."""
-    return [row.site for row in store.read(lambda tx: tx.rows(approvals(study.digest)))]
+    """The sites that approve `study` and may be asked, sorted."""
+    return store.read(lambda tx: eligible(tx, study))
 
 
 def find_round(store: Store, run: str, seq: int) -> OpenRound | None:
@@ -137,7 +143,8 @@ def find_round(store: Store, run: str, seq: int) -> OpenRound | None:
 
 def as_round(row: Any) -> OpenRound:
     signed = SignedAssignment(row.body, row.envelope)
-    return OpenRound(msgspec.json.decode(row.body, type=Assignment), signed, row.header, row.needed, row.status)
+    assignment = msgspec.json.decode(row.body, type=Assignment)
+    return OpenRound(assignment, signed, row.header, row.needed, row.status, row.phase, row.deadline, row.scalars)
 
 
 def open_round(store: Store, fence: int, found: OpenRound) -> None:
@@ -145,8 +152,9 @@ def open_round(store: Store, fence: int, found: OpenRound) -> None:
     a = found.assignment
 
     def change(tx: Tx) -> None:
-        _fenced(tx, a.run, fence, version=runs.c.version + 1, asked=len(a.roster), state=a.state)
+        fenced(tx, a.run, fence, version=runs.c.version + 1, asked=len(a.roster), state=a.state)
         values = {"body": found.signed.body, "envelope": found.signed.envelope, "header": found.header, "needed": found.needed}
+        values |= {"phase": phases(a)[0], "deadline": a.deadline, "scalars": found.scalars}
         tx.execute(insert(rounds).values(run=a.run, seq=a.seq, status="open", opened=tx.now(), **values))
         tx.wake("work", f"run:{a.run}")
 
@@ -154,11 +162,13 @@ def open_round(store: Store, fence: int, found: OpenRound) -> None:
 
 
 def progress(store: Store, run: str, seq: int, fence: int) -> tuple[int, int]:
-    """How many have released and declined; raises `LeaseLost`."""
+    """How many have answered and declined in the present phase; raises `LeaseLost`."""
 
     def query(tx: Tx) -> tuple[int, int]:
-        _check(tx, run, fence)
-        counts = dict(tx.rows(select(messages.c.kind, func.count()).where(messages.c.run == run, messages.c.seq == seq).group_by(messages.c.kind)))
+        check(tx, run, fence)
+        phase = select(rounds.c.phase).where(rounds.c.run == run, rounds.c.seq == seq).scalar_subquery()
+        here = select(messages.c.kind, func.count()).where(messages.c.run == run, messages.c.seq == seq, messages.c.phase == phase)
+        counts = dict(tx.rows(here.group_by(messages.c.kind)))
         return counts.get("release", 0), counts.get("decline", 0)
 
     return store.read(query)
@@ -174,38 +184,51 @@ def settle(store: Store, fence: int, round_: Round) -> Round:
     a = round_.assignment
 
     def change(tx: Tx) -> Round:
-        _fenced(tx, a.run, fence, version=runs.c.version + 1)
+        fenced(tx, a.run, fence, version=runs.c.version + 1)
         tx.first(select(rounds.c.status).where(rounds.c.run == a.run, rounds.c.seq == a.seq).with_for_update())  # waits for those who are about to commit
         machine = _replay(tx, a, round_.needed)
         machine.tick(tx.now())
         if machine.status != "open":
-            tx.execute(update(rounds).where(rounds.c.run == a.run, rounds.c.seq == a.seq).values(status=machine.status, closed=tx.now()))
+            closed = None if machine.status == "between" else tx.now()
+            tx.execute(update(rounds).where(rounds.c.run == a.run, rounds.c.seq == a.seq).values(status=machine.status, closed=closed))
         return machine
 
     return store.write(change)
 
 
 def _replay(tx: Tx, a: Assignment, needed: int) -> Round:
-    status = tx.first(select(rounds.c.status).where(rounds.c.run == a.run, rounds.c.seq == a.seq)).status
+    row = tx.first(select(rounds.c.status, rounds.c.phase, rounds.c.deadline, rounds.c.needed).where(rounds.c.run == a.run, rounds.c.seq == a.seq))
     columns = (messages.c.sender, messages.c.kind, messages.c.code, messages.c.digest, messages.c.phase)
     machine = Round(a, needed)
-    for row in tx.rows(select(*columns).where(messages.c.run == a.run, messages.c.seq == a.seq).order_by(messages.c.sender)):
-        envelope = Envelope(kind=row.kind, study=a.study, run=a.run, seq=a.seq, phase=row.phase, sender=row.sender, digest=row.digest)
-        try:
-            machine.feed(envelope, row.code)
-        except Conflict:  # it was accepted while the round was failing: the outcome is the same
-            continue
-    if status != "open":
-        machine.status = status
+    given = tx.rows(select(*columns).where(messages.c.run == a.run, messages.c.seq == a.seq).order_by(messages.c.sender))
+    for phase in phases(a):
+        if phase == row.phase and phase != phases(a)[0]:
+            machine.enter(phase, _asked(tx, a, phase), row.needed, row.deadline)
+        for m in given:
+            if m.phase == phase != row.phase:  # the phase is over: its answers stand as they are
+                (machine.answers.setdefault(phase, {}) if m.kind == "release" else machine.declined)[m.sender] = m.digest if m.kind == "release" else m.code
+            elif m.phase == phase:
+                envelope = Envelope(kind=m.kind, study=a.study, run=a.run, seq=a.seq, phase=phase, sender=m.sender, digest=m.digest)
+                with suppress(Conflict, Forbidden):  # accepted while the phase was ending: the outcome is the same
+                    machine.feed(envelope, m.code)
+        if phase == row.phase:
+            break
+    if row.status != "open":
+        machine.status = row.status
     return machine
 
 
-def bodies(store: Store, run: str, seq: int, senders: list[str], *, at_a_time: int = 64) -> Iterable[bytes]:
-    """The releases that are kept in rows, in the order of `senders`, read `at_a_time`."""
+def _asked(tx: Tx, a: Assignment, phase: str) -> list[str]:
+    return [r.site for r in tx.rows(select(inbox.c.site).where(inbox.c.run == a.run, inbox.c.seq == a.seq, inbox.c.phase == phase))]
+
+
+def bodies(store: Store, run: str, seq: int, senders: list[str], *, phase: str = "release", at_a_time: int = 64) -> Iterable[bytes]:
+    """The vectors that are kept in rows, in the order of `senders`, read `at_a_time`."""
     step = min(at_a_time, 64)
     for start in range(0, len(senders), step):
         part = senders[start : start + step]
-        query = select(messages.c.sender, messages.c.body).where(messages.c.run == run, messages.c.seq == seq, messages.c.sender.in_(part))
+        where = (messages.c.run == run, messages.c.seq == seq, messages.c.phase == phase, messages.c.sender.in_(part))
+        query = select(messages.c.sender, messages.c.body).where(*where)
         found = dict(store.read(lambda tx, query=query: tx.rows(query)))  # type: ignore[misc]
         for sender in part:
             yield found[sender]
@@ -217,8 +240,9 @@ def checkpoint(store: Store, fence: int, run: str, seq: int, cursor: Cursor, sta
     def change(tx: Tx) -> None:
         ending: dict[str, Any] = {} if model_bytes is None else {"status": "finished", "ended": tx.now(), "lease_owner": None}
         text = msgspec.json.encode(cursor).decode()
-        _fenced(tx, run, fence, cursor=text, state=state, version=runs.c.version + runs.c.asked + 1, asked=0, **ending)
+        fenced(tx, run, fence, cursor=text, state=state, version=runs.c.version + runs.c.asked + 1, asked=0, **ending)
         tx.execute(update(messages).where(messages.c.run == run, messages.c.seq == seq).values(body=None))
+        tx.execute(delete(inbox).where(inbox.c.run == run, inbox.c.seq == seq))
         if model_bytes is not None:
             tx.execute(insert(models).values(run=run, id=state, study=study, bytes=model_bytes, created=tx.now()))
         tx.wake(f"run:{run}")
@@ -231,9 +255,10 @@ def fail(store: Store, fence: int, run: str, error: str) -> None:
 
     def change(tx: Tx) -> None:
         version = runs.c.version + runs.c.asked + 1
-        _fenced(tx, run, fence, status="failed", error=error, ended=tx.now(), version=version, asked=0, lease_owner=None)
-        tx.execute(update(rounds).where(rounds.c.run == run, rounds.c.status == "open").values(status="failed", closed=tx.now()))
+        fenced(tx, run, fence, status="failed", error=error, ended=tx.now(), version=version, asked=0, lease_owner=None)
+        tx.execute(update(rounds).where(rounds.c.run == run, rounds.c.status.in_(("open", "between"))).values(status="failed", closed=tx.now()))
         tx.execute(update(messages).where(messages.c.run == run).values(body=None))
+        tx.execute(delete(inbox).where(inbox.c.run == run))
         tx.wake("work", f"run:{run}")
 
     store.write(change)
@@ -243,13 +268,14 @@ def has_ended(store: Store, run: str) -> bool:
     return store.read(lambda tx: tx.first(select(runs.c.id).where(runs.c.id == run, runs.c.status.in_(ACTIVE)))) is None
 
 
-def _fenced(tx: Tx, run: str, fence: int, **values: Any) -> None:
+def fenced(tx: Tx, run: str, fence: int, **values: Any) -> None:
     """Update a run if the lease is still ours; raises `LeaseLost`."""
     if not tx.execute(update(runs).where(runs.c.id == run, runs.c.fence == fence, runs.c.status == "running").values(**values)).rowcount:
         raise LeaseLost(run)
 
 
-def _check(tx: Tx, run: str, fence: int) -> None:
+def check(tx: Tx, run: str, fence: int) -> None:
+    """Raises `LeaseLost` if the lease is no longer ours."""
     if tx.first(select(runs.c.id).where(runs.c.id == run, runs.c.fence == fence, runs.c.status == "running")) is None:
         raise LeaseLost(run)
 

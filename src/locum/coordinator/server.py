@@ -29,15 +29,24 @@ GRACE_S = 10
 def invite(folder: Folder | Path | str, name: str, role: Role = "site", valid_days: float = 14.0, *, now: Callable[[], float] = time.time) -> str:
     """The text of a one-time invitation for `name`; it goes to the hospital out of band."""
     folder = folder if isinstance(folder, Folder) else Folder.open(folder)
-    with _open(folder, now) as store:
+    with open_store(folder, now) as store:
         token, expires = parties.create_invitation(store, name, role, valid_days * 86400)
     key = str(folder.identity.public)
-    return Invitation(url=folder.settings.url, name=name, role=role, token=token, coordinator_key=key, expires=expires, ca=folder.ca).text()
+    return Invitation(
+        url=folder.settings.url,
+        name=name,
+        role=role,
+        token=token,
+        coordinator_key=key,
+        expires=expires,
+        ca=folder.ca,
+        consortium_key=folder.settings.consortium,
+    ).text()
 
 
 def revoke(folder: Folder | Path | str, name: str, *, now: Callable[[], float] = time.time) -> None:
     """Shut a party out. Raises `NotFound`."""
-    with _open(folder if isinstance(folder, Folder) else Folder.open(folder), now) as store:
+    with open_store(folder if isinstance(folder, Folder) else Folder.open(folder), now) as store:
         parties.revoke(store, name)
 
 
@@ -156,7 +165,7 @@ def _more_files() -> None:
 
 
 @contextmanager
-def _open(folder: Folder, now: Callable[[], float]) -> Iterator[Store]:
+def open_store(folder: Folder, now: Callable[[], float]) -> Iterator[Store]:
     store = Store(folder.database, Wakeups(), now, pool=1)
     try:
         store.migrate()

@@ -7,11 +7,11 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import Select, delete, insert, select, update
 
 from locum.coordinator.parties import Party
 from locum.coordinator.store import Store, Tx
-from locum.coordinator.tables import decisions, parties, rounds, runs, studies
+from locum.coordinator.tables import decisions, inbox, parties, rounds, runs, studies
 from locum.errors import Conflict, ManifestError, NotFound
 from locum.federation.envelope import Envelope
 from locum.federation.runner import Cursor
@@ -119,7 +119,8 @@ def cancel(store: Store, party: Party, run: str) -> None:
             .values(status="cancelled", ended=store.now(), version=runs.c.version + runs.c.asked + 1, asked=0, fence=runs.c.fence + 1, lease_owner=None)
         )
         if ended.rowcount:
-            tx.execute(update(rounds).where(rounds.c.run == run, rounds.c.status == "open").values(status="failed", closed=store.now()))
+            tx.execute(update(rounds).where(rounds.c.run == run, rounds.c.status.in_(("open", "between"))).values(status="failed", closed=store.now()))
+            tx.execute(delete(inbox).where(inbox.c.run == run))
             tx.wake("work", f"run:{run}")
 
     store.write(change)

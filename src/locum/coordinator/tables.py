@@ -83,6 +83,9 @@ rounds = Table(
     Column("body", Text, nullable=False),
     Column("envelope", Text, nullable=False),
     Column("header", LargeBinary, nullable=False),
+    Column("scalars", BigInteger, nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("deadline", Float, nullable=False),
     Column("needed", Integer, nullable=False),
     Column("status", String(16), nullable=False, index=True),
     Column("opened", Float, nullable=False),
@@ -104,6 +107,38 @@ messages = Table(
     Column("envelope", Text, nullable=False),
     Column("received", Float, nullable=False),
     ForeignKeyConstraint(["run", "seq"], ["rounds.run", "rounds.seq"]),
+)
+
+inbox = Table(  # what each site is asked to answer in a later phase of a masked round; gone when the round's sum is durable
+    "inbox",
+    metadata,
+    Column("run", String(32), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("phase", String(16), primary_key=True),
+    Column("site", String(64), primary_key=True),
+    Column("notice", Text, nullable=False),
+    Column("envelope", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["run", "seq"], ["rounds.run", "rounds.seq"]),
+)
+
+sessions = Table(  # which sites share pairwise secrets, since which round of a run; body: public, see federation.masking
+    "sessions",
+    metadata,
+    Column("run", String(32), ForeignKey("runs.id"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("roster", String(64), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+rosters = Table(  # every roster that the consortium has signed; the latest version holds
+    "rosters",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("body", Text, nullable=False),
+    Column("signature", Text, nullable=False),
+    Column("installed", Float, nullable=False),
 )
 
 models = Table(

@@ -8,11 +8,13 @@ import msgspec
 from sqlalchemy import ColumnElement, exists, func, or_, select
 
 from locum.coordinator.parties import Party
+from locum.coordinator.rosters import obstacle
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.studies import approvals, parse_study
 from locum.coordinator.tables import decisions, messages, models, parties, rounds, runs, studies
 from locum.errors import NotFound
 from locum.federation.identity import PublicKey
+from locum.federation.round import VECTORS
 from locum.federation.runner import Cursor
 from locum.federation.wire import Assignment, ModelView, Role, RoundView, RunView, StudyView
 
@@ -64,7 +66,8 @@ def list_rounds(store: Store, party: Party, run: str) -> tuple[RoundView, ...]:
     def query(tx: Tx) -> tuple[RoundView, ...]:
         manifest = _seen_run(tx, party, run).manifest
         answers: dict[int, list[Any]] = {}
-        for row in tx.rows(select(messages.c.seq, messages.c.sender, messages.c.kind, messages.c.code, messages.c.size).where(messages.c.run == run)):
+        columns = (messages.c.seq, messages.c.phase, messages.c.sender, messages.c.kind, messages.c.code, messages.c.size)
+        for row in tx.rows(select(*columns).where(messages.c.run == run)):
             answers.setdefault(row.seq, []).append(row)
         found = tx.rows(select(rounds).where(rounds.c.run == run).order_by(rounds.c.seq))
         views = (_round(row, answers.get(row.seq, []), manifest, party) for row in found)
@@ -135,7 +138,8 @@ def _run(tx: Tx, row: Any) -> RunView:
     cursor = msgspec.json.decode(row.cursor, type=Cursor)
     answered = 0
     if row.asked:
-        answered = tx.first(select(func.count()).where(messages.c.run == row.id, messages.c.seq == cursor.seq))[0]
+        phase = select(rounds.c.phase).where(rounds.c.run == row.id, rounds.c.seq == cursor.seq).scalar_subquery()
+        answered = tx.first(select(func.count()).where(messages.c.run == row.id, messages.c.seq == cursor.seq, messages.c.phase == phase))[0]
     return RunView(
         id=row.id,
         study=row.study,
@@ -157,6 +161,7 @@ def _run(tx: Tx, row: Any) -> RunView:
         model=row.model,
         error=row.error,
         results=cursor.results,
+        note=obstacle(tx, row.manifest) if row.status == "waiting" else "",
     )
 
 
@@ -172,10 +177,14 @@ def _round(row: Any, answers: list[Any], manifest: str, party: Party) -> RoundVi
         opened=row.opened,
         closed=row.closed,
         asked=len(assignment.roster),
-        answered=len(answers),
+        answered=sum(a.kind == "decline" or a.phase in VECTORS for a in answers),
         declined={a.sender: a.code for a in answers if a.kind == "decline" and (party.role == "investigator" or a.sender == party.name)},
         bytes_in=sum(a.size for a in answers),
         bytes_out=assignment.state_bytes * len(assignment.roster),
+        phase=row.phase,
+        vector_bytes=assignment.vector_bytes,
+        scalars=row.scalars,
+        summed=sum(a.kind == "release" and a.phase in VECTORS for a in answers),
     )
 
 

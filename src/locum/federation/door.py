@@ -1,15 +1,17 @@
 """The door: the only way out of a site. A security officer audits this file.
 
-    policy -> encode -> sign -> log          (in force today)
-              ^ budget, clip and noise come before encode, masks after it
+    policy -> encode -> mask -> sign -> log          (in force today)
+              ^ budget, clip per patient and noise come before encode
 
-Every task's answer, of every kind, passes `Door.release`; nothing else in Locum sends anything that was computed from
-rows. A refusal raises `Refused` with a code from `DECLINES`, and only that code travels.
+Every task's answer, of every kind, passes `Door.release`; the messages of the masking protocol, which hold no number that
+was computed from rows, pass `Door.message`; nothing else in Locum sends anything. A refusal raises `ReleaseDeclined` with a
+code from `DECLINES`, and only that code travels.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,19 +20,32 @@ import numpy as np
 from locum.errors import Refused, TaskError
 from locum.federation.envelope import Envelope
 from locum.federation.identity import Identity
-from locum.federation.summation import WEIGHT, wire_layout
+from locum.federation.summation import WEIGHT, encoding_of, rounding_key, wire_layout
 from locum.federation.wire import Assignment
+from locum.secagg import masks
+from locum.secagg.encoding import Encoding
+from locum.secagg.errors import EncodingError
+from locum.secagg.masks import Stream
 from locum.study.document import Document
 from locum.study.manifest import Terms
 from locum.study.vector import Array, Contribution, Layout
 
+MOST_COHORTS = 2
+"""Different cohorts over which the same numbers may be summed: of two sums the difference is one over at least the minimum;
+with more, combinations could single a site out."""
+
 
 class SitePolicy(Document):
-    """What a site asks for itself, whatever the study's terms say: the stricter of the two holds."""
+    """What a site asks for itself, whatever the study's terms say: the stricter of the two holds.
 
-    min_cohort: int = 3
+    min_cohort below 5 is a decision: of three sites, two that compare notes know the third. retired: key agreements that
+    this site takes part in no more.
+    """
+
+    min_cohort: int = 5
     min_rows: int = 1
     allow_clear: bool = True
+    retired: tuple[str, ...] = ()
 
 
 class ReleaseDeclined(Refused):
@@ -65,6 +80,29 @@ class ReleaseLog(Protocol):
 
 
 @dataclass(frozen=True)
+class Protected:
+    """A contribution on this side of the door: checked, weighted, and encoded where it will be masked. It has not left.
+
+    layout: what it will have on the wire. encoding: None where it will leave in clear text.
+    """
+
+    layout: Layout
+    vector: dict[str, Array]
+    scalars: int
+    purpose: str
+    encoding: Encoding | None = None
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What covers one vector: keystreams, and the transcript J of everybody who joined. cohort: how many joined."""
+
+    streams: Sequence[Stream]
+    transcript: bytes
+    cohort: int
+
+
+@dataclass(frozen=True)
 class Release:
     """What may leave: the vector in its wire layout, the digest of its wire form, and the signed envelope."""
 
@@ -80,11 +118,15 @@ class Door:
     def __init__(self, site: str, policy: SitePolicy) -> None:
         self.site, self.policy = site, policy
 
+    def minimum(self, terms: Terms) -> int:
+        """The smallest cohort that one sum may be over here."""
+        return max(self.policy.min_cohort, terms.min_cohort)
+
     def admit(self, assignment: Assignment, terms: Terms) -> None:
         """Before any row is read: may this round run here at all? Raises `ReleaseDeclined`."""
         if self.site not in assignment.roster:
             raise ReleaseDeclined("policy", "This site is not in the round's roster.")
-        minimum = max(self.policy.min_cohort, terms.min_cohort)
+        minimum = self.minimum(terms)
         if len(set(assignment.roster)) < minimum:
             raise ReleaseDeclined(
                 "too_small_cohort",
@@ -94,23 +136,24 @@ class Door:
             )
         if terms.aggregation == "clear" and not self.policy.allow_clear:
             raise ReleaseDeclined("policy", "This site does not release updates in clear text.", fix="use a study with aggregation = 'masked'")
+        if terms.aggregation == "masked" and terms.masking.suite in self.policy.retired:
+            raise ReleaseDeclined("policy", f"The key agreement '{terms.masking.suite}' is retired here.", fix="use a study that names another suite")
 
-    def protect(self, contribution: Contribution, layout: Layout, assignment: Assignment, terms: Terms) -> tuple[Layout, dict[str, Array]]:
-        """Check a contribution and turn it into the vector that is summed, in wire layout. Raises `ReleaseDeclined`."""
+    def protect(self, contribution: Contribution, layout: Layout, assignment: Assignment, terms: Terms) -> Protected:
+        """Check a contribution and turn it into what is summed. Raises `ReleaseDeclined`."""
         self.admit(assignment, terms)
         minimum = max(self.policy.min_rows, terms.min_rows)
         if contribution.rows < minimum:
             code = "no_rows" if contribution.rows == 0 else "too_few_rows"
             raise ReleaseDeclined(code, f"Fewer than {minimum} patients stand behind this answer.", fix="nothing to do: the round goes on without this site")
         try:
-            return _encode(contribution, layout, assignment)
-        except TaskError as error:
+            return self._encode(contribution, layout, assignment, terms)
+        except (TaskError, EncodingError) as error:
             raise ReleaseDeclined("task", error.what, why=error.why, fix=error.fix) from error
 
     def release(
         self,
-        contribution: Contribution,
-        layout: Layout,
+        protected: Protected,
         assignment: Assignment,
         terms: Terms,
         *,
@@ -118,38 +161,88 @@ class Door:
         recipient: str,
         identity: Identity,
         log: ReleaseLog,
+        covered: Masks | None = None,
     ) -> Release:
-        """Protect, sign and log; the log entry is durable before this returns. Raises `ReleaseDeclined`."""
-        wire, vector = self.protect(contribution, layout, assignment, terms)
-        digest = digest_of(wire, vector)
-        envelope = Envelope(
-            kind="release", study=assignment.study, run=assignment.run, seq=assignment.seq, phase=assignment.phase, sender=self.site, digest=digest
-        ).seal(identity)
-        log.record(
-            LogEntry(
-                study=assignment.study,
-                run=assignment.run,
-                seq=assignment.seq,
-                step=step,
-                recipient=recipient,
-                purpose=contribution.purpose,
-                scalars=wire.size,
-                nbytes=wire.file_bytes,
-                digest=digest,
-                cohort=len(assignment.roster),
-                protection=terms.protection(),
-            )
-        )
-        return Release(wire, vector, digest, envelope)
+        """Mask, sign and log; the log entry is durable before this returns. `protected` is used up: it is masked in place.
 
-    def decline(self, code: str, assignment: Assignment, identity: Identity) -> tuple[bytes, str]:
+        Raises `ReleaseDeclined`; a vector of a masked study does not leave without masks.
+        """
+        if (protected.encoding is None) != (covered is None) or (terms.aggregation == "masked") != (covered is not None):
+            raise ReleaseDeclined("internal", "The vector and its protection do not belong together.")
+        vector, phase = protected.vector, "release"
+        if protected.encoding and covered:
+            masks.apply(vector, protected.encoding.rings, covered.streams, covered.transcript)
+            vector, phase = protected.encoding.pack(vector), "masked"
+        digest = digest_of(protected.layout, vector)
+        envelope = self._sign(phase, digest, assignment, identity, context=covered.transcript.hex() if covered else "")
+        nbytes, cohort = protected.layout.file_bytes, covered.cohort if covered else len(assignment.roster)
+        self._log(assignment, terms, log, step, recipient, purpose=protected.purpose, scalars=protected.scalars, nbytes=nbytes, digest=digest, cohort=cohort)
+        return Release(protected.layout, vector, digest, envelope)
+
+    def message(self, phase: str, body: bytes, assignment: Assignment, identity: Identity, *, context: bytes = b"") -> str:
+        """Sign a message of the masking protocol; returns the envelope."""
+        return self._sign(phase, hashlib.sha256(body).hexdigest(), assignment, identity, context=context.hex())
+
+    def unmask(
+        self, body: bytes, assignment: Assignment, terms: Terms, cohort: int, *, step: str, recipient: str, identity: Identity, log: ReleaseLog, context: bytes
+    ) -> str:
+        """Sign and log the shares by which the sum over `cohort` sites can be read; returns the envelope."""
+        digest = hashlib.sha256(body).hexdigest()
+        envelope = self._sign("unmask", digest, assignment, identity, context=context.hex())
+        purpose = "shares by which the sum can be read"
+        self._log(assignment, terms, log, step, recipient, purpose=purpose, scalars=0, nbytes=len(body), digest=digest, cohort=cohort)
+        return envelope
+
+    def check_differences(self, survivors: Collection[str], before: Sequence[Collection[str]], terms: Terms) -> None:
+        """The same numbers may be summed again over the very same sites, or over a cohort that differs by at least the minimum.
+
+        before: the cohorts over which these numbers were summed already, in this run or another. Raises `ReleaseDeclined`:
+        the difference of two sums is a sum over the sites in which the cohorts differ.
+        """
+        now, known = frozenset(survivors), {frozenset(c) for c in before}
+        if now in known or not known:
+            return
+        least = min(len(now ^ c) for c in known)
+        if least < self.minimum(terms) or len(known) >= MOST_COHORTS:
+            raise ReleaseDeclined(
+                "differencing",
+                f"The same numbers were summed before, over a cohort that differs by {least} sites.",
+                why="Whoever subtracts the two sums learns the sum over those few.",
+                fix="ask for a new study, and say in it why the same question is asked again",
+            )
+
+    def decline(self, code: str, assignment: Assignment, identity: Identity, *, phase: str = "") -> tuple[bytes, str]:
         """A signed refusal: body (the code) and envelope."""
         body = code.encode()
-        digest = hashlib.sha256(body).hexdigest()
-        envelope = Envelope(
-            kind="decline", study=assignment.study, run=assignment.run, seq=assignment.seq, phase=assignment.phase, sender=self.site, digest=digest
-        )
-        return body, envelope.seal(identity)
+        return body, self._sign(phase or assignment.phase, hashlib.sha256(body).hexdigest(), assignment, identity, kind="decline")
+
+    def _sign(self, phase: str, digest: str, a: Assignment, identity: Identity, *, context: str = "", kind: str = "release") -> str:
+        fields = {"study": a.study, "run": a.run, "seq": a.seq, "phase": phase, "sender": self.site, "digest": digest, "context": context}
+        return Envelope(kind=kind, **fields).seal(identity)  # type: ignore[arg-type]
+
+    def _log(self, a: Assignment, terms: Terms, log: ReleaseLog, step: str, recipient: str, **what: object) -> None:
+        log.record(LogEntry(study=a.study, run=a.run, seq=a.seq, step=step, recipient=recipient, protection=terms.protection(), **what))  # type: ignore[arg-type]
+
+    def _encode(self, contribution: Contribution, layout: Layout, assignment: Assignment, terms: Terms) -> Protected:
+        wire = wire_layout(layout)
+        if wire.digest != assignment.layout:
+            raise TaskError(
+                "This site's task and the coordinator's disagree on the shape of the answer.",
+                why="Their versions or their plans differ.",
+                fix="update both sides to the same release",
+            )
+        weight = contribution.weight
+        if not (np.isfinite(weight) and weight >= 0):
+            raise TaskError("The task gave a weight that is negative or not finite.", fix="this is a fault of the task; report it")
+        layout.check(contribution.vector)
+        encoding = encoding_of(wire, assignment, terms)
+        narrow = {f.name for f in wire.fields if encoding and encoding.group(f) == "narrow"}  # weighted when they are encoded, after clipping
+        vector = {n: a if n in narrow else _weighted(a, weight) for n, a in contribution.vector.items()}
+        vector[WEIGHT] = np.asarray(weight, dtype=np.float64)
+        if encoding is None:
+            return Protected(wire, vector, wire.size, contribution.purpose)
+        elements = encoding.encode(vector, weight, rounding_key(assignment, self.site))
+        return Protected(encoding.wire, elements, wire.size, contribution.purpose, encoding)
 
 
 def digest_of(layout: Layout, vector: dict[str, Array]) -> str:
@@ -160,25 +253,9 @@ def digest_of(layout: Layout, vector: dict[str, Array]) -> str:
     return h.hexdigest()
 
 
-def _encode(contribution: Contribution, layout: Layout, assignment: Assignment) -> tuple[Layout, dict[str, Array]]:
-    wire = wire_layout(layout)
-    if wire.digest != assignment.layout:
-        raise TaskError(
-            "This site's task and the coordinator's disagree on the shape of the answer.",
-            why="Their versions or their plans differ.",
-            fix="update both sides to the same release",
-        )
-    if not (np.isfinite(contribution.weight) and contribution.weight >= 0):
-        raise TaskError("The task gave a weight that is negative or not finite.", fix="this is a fault of the task; report it")
-    layout.check(contribution.vector)
-    vector = {n: _weighted(a, contribution.weight) for n, a in contribution.vector.items()}
-    vector[WEIGHT] = np.asarray(contribution.weight, dtype=np.float64)
-    return wire, vector
-
-
 def _weighted(array: Array, weight: float) -> Array:
     if weight == 1.0:
         return array
     if array.dtype.kind != "f":
         raise TaskError("An integer tensor cannot be weighted.", fix="this is a fault of the task; report it")
-    return (array * weight).astype(array.dtype)
+    return np.asarray(array * weight, dtype=array.dtype)

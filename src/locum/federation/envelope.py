@@ -20,11 +20,14 @@ MAX_ENVELOPE_CHARS = 8192
 CLOCK_TOLERANCE_S = 300.0
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-Kind = Literal["study", "approval", "denial", "assignment", "release", "decline"]
+Kind = Literal["study", "approval", "denial", "assignment", "notice", "release", "decline"]
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a signature covers. digest: SHA-256 of the body. seq is -1 and run is empty where they do not apply."""
+    """What a signature covers. digest: SHA-256 of the body. seq is -1 and run is empty where they do not apply.
+
+    context: what the body answers beyond that; for a masked vector J, the transcript of everybody who joined.
+    """
 
     kind: Kind
     study: str
@@ -33,11 +36,17 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     run: str = ""
     seq: int = -1
     phase: str = ""
+    context: str = ""
 
     def seal(self, identity: Identity) -> str:
         """Header-safe text: base64(signature || JSON)."""
         payload = msgspec.json.encode(self)
         return b64(identity.sign(ENVELOPE, payload) + payload)
+
+    @classmethod
+    def peek(cls, text: str) -> Envelope:
+        """Decode what was verified before."""
+        return msgspec.json.decode(unb64(text, limit=MAX_ENVELOPE_CHARS)[64:], type=cls)
 
     @classmethod
     def open(cls, text: str, key: PublicKey, **expected: object) -> Envelope:

@@ -15,7 +15,7 @@ import numpy as np
 from locum.errors import RunFailed, TaskError
 from locum.federation.round import Round
 from locum.federation.state import state_digest
-from locum.federation.summation import wire_layout
+from locum.federation.summation import encoding_of, wire_layout
 from locum.federation.wire import Assignment
 from locum.study.manifest import Study
 from locum.study.vector import Layout, Total
@@ -68,7 +68,7 @@ class Runner:
     def assignment(self, roster: list[str], now: float, layout: Layout) -> Assignment:
         """The round that is due; layout: its wire layout."""
         c, (digest, size) = self.cursor, self.fingerprint
-        return Assignment(
+        a = Assignment(
             study=self.study.digest,
             run=self.run,
             seq=c.seq,
@@ -82,6 +82,8 @@ class Runner:
             deadline=now + self.study.terms.deadline_s,
             seed=self.study.seed,
         )
+        encoding = encoding_of(layout, a, self.study.terms)
+        return msgspec.structs.replace(a, vector_bytes=encoding.wire.file_bytes) if encoding else a
 
     def advance(self, total: Total) -> None:
         """Combine a round's sum and move on. Raises `TaskError` where there is no answer."""

@@ -4,6 +4,8 @@ One round, seen from a site:
 
     GET  /v1/work?wait=25&known=...            long-poll -> Work(assignments=[signed], studies=[...])
     GET  /v1/runs/{run}/rounds/{seq}/state     safetensors, Range to resume, checked against the signed digest
+    GET  /v1/roster                            the consortium's signed list of sites, for masked rounds
+    GET  /v1/runs/{run}/rounds/{seq}/{phase}   a masked round's later phases: what this site is to answer, unless the notice held it
     PUT  /v1/runs/{run}/rounds/{seq}/{phase}   the release: header Locum-Envelope, body = vector up to INLINE_BYTES, else empty after
     PUT  /v1/runs/{run}/rounds/{seq}/upload/{sha256}   header Upload-Offset, body = the rest of the vector; HEAD asks how much has arrived
 """
@@ -22,16 +24,29 @@ from locum.federation.identity import PublicKey
 INLINE_BYTES = 1 << 20
 """A vector up to this size travels inside its message; a larger one is uploaded first, resumably."""
 
+NOTICE_BYTES = 16 << 10
+"""What a site is to answer travels inside the notice up to this size; a larger one is fetched."""
+
 MAX_JSON_BYTES = 1 << 20
 LONG_POLL_S = 25.0
 Role = Literal["site", "investigator"]
+
+
+class Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Under which pairwise secrets a round is masked. roster: digest of the consortium's signed roster. seq: the round of this
+    run that sets (or has set) the secrets up.
+    """
+
+    roster: str
+    seq: int
 
 
 class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a site is asked to do in one round. The coordinator signs it once, for all sites of the roster.
 
     step and iteration say where in the approved plan; the site runs the task of its own copy of the manifest. state and
-    layout are SHA-256 digests; deadline is Unix seconds; seed feeds the task's random generator.
+    layout are SHA-256 digests; deadline is Unix seconds; seed feeds the task's random generator. phase: the round's first.
+    session: only where updates are masked.
     """
 
     study: str
@@ -47,22 +62,42 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     deadline: float
     seed: int
     phase: str = "release"
+    session: Session | None = None
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
 
 
 class SignedAssignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An assignment's JSON text and the coordinator's envelope over it."""
+    """The JSON text of an assignment, or of a notice, and the coordinator's envelope over it."""
 
     body: str
     envelope: str
+
+
+class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one site is asked in a later phase of a masked round. digest, size: of the message to answer; body: the message
+    itself if it is small.
+    """
+
+    study: str
+    run: str
+    seq: int
+    phase: str
+    deadline: float
+    digest: str
+    size: int
+    body: bytes = b""
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
 
 
 class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The answer to a poll: what the site has not yet been given. studies: digests that await the site's decision."""
 
     assignments: tuple[SignedAssignment, ...] = ()
+    notices: tuple[SignedAssignment, ...] = ()
     studies: tuple[str, ...] = ()
 
 
@@ -80,7 +115,10 @@ class StudyView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class RoundView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One round as it went. bytes_in is what sites uploaded, bytes_out the state times the sites that were asked."""
+    """One round as it went. bytes_in is what sites uploaded, bytes_out the state times the sites that were asked.
+
+    vector_bytes, scalars: of one site's vector on the wire; their ratio is the bytes per parameter. summed: sites in the sum.
+    """
 
     seq: int
     step: str
@@ -93,10 +131,17 @@ class RoundView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     declined: dict[str, str]
     bytes_in: int
     bytes_out: int
+    phase: str = "release"
+    vector_bytes: int = 0
+    scalars: int = 0
+    summed: int = 0
 
 
 class RunView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A run's progress and, when it has ended, its answer. version grows with every change, for long-polling."""
+    """A run's progress and, when it has ended, its answer. version grows with every change, for long-polling.
+
+    note: what somebody must do before it can go on.
+    """
 
     id: str
     study: str
@@ -118,6 +163,7 @@ class RunView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     model: str | None
     error: str
     results: dict[str, Any]
+    note: str = ""
 
 
 class ModelView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -148,7 +194,10 @@ class Enrolled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What an operator hands to a hospital, out of band: where, whom to trust, and a token that works once."""
+    """What an operator hands to a hospital, out of band: where, whom to trust, and a token that works once.
+
+    consortium_key: whose signature on the roster says which sites there are.
+    """
 
     url: str
     name: str
@@ -157,6 +206,7 @@ class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     coordinator_key: str
     expires: float
     ca: str = ""
+    consortium_key: str = ""
 
     PREFIX = "locum1:"
 

@@ -31,6 +31,7 @@ def page(*, study: Mapping[str, Any], run: Mapping[str, Any], rounds: Sequence[M
         seconds=(run["ended"] or 0) - (run["started"] or 0),
         bytes_in=sum(r["bytes_in"] for r in rounds),
         bytes_out=sum(r["bytes_out"] for r in rounds),
+        bytes_per_number=sum(r["vector_bytes"] for r in rounds) / max(1, sum(r["scalars"] for r in rounds)),
     )
 
 

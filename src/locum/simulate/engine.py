@@ -13,9 +13,12 @@ from locum.federation.envelope import Envelope
 from locum.federation.round import Round
 from locum.federation.runner import Cursor, Runner, drive
 from locum.federation.state import encode_state
-from locum.federation.summation import sum_vectors
+from locum.federation.summation import encoding_of, sum_elements, sum_vectors, trimmed_mean
 from locum.federation.visit import visit
 from locum.federation.wire import Assignment
+from locum.secagg.errors import MaskingRefused
+from locum.secagg.kdf import digest
+from locum.secagg.topology import draw_buckets
 from locum.study.canonical import sha256
 from locum.study.manifest import NAME, Study
 from locum.study.vector import Array, Layout, Total
@@ -43,7 +46,9 @@ def simulate(
 ) -> RunResult:
     """Run `study` over `sites` (name -> rows) in this process.
 
-    The model is the same, bit for bit, as over the network. `on_round` is called after every round. Raises `RunFailed`,
+    The model is the same, bit for bit, as over the network: where updates are masked there, the same integers are summed here,
+    without the masks. (With buckets, which are drawn at random, it is one of the models that the network may give.) policy: of
+    every site; by default it asks no more than the study. `on_round` is called after every round. Raises `RunFailed`,
     `TaskError` or `ManifestError`.
     """
     bad = [name for name in sites if not NAME.match(name)]
@@ -51,7 +56,7 @@ def simulate(
         raise ManifestError(f"'{bad[0]}' is not a site name.", fix="use lower-case letters, digits, '-', '_' and '.'")
     if len(sites) < study.terms.min_cohort:
         raise RunFailed(f"{len(sites)} sites were given; the study's minimum cohort is {study.terms.min_cohort}.", fix="add sites, or lower terms.min_cohort")
-    port = _InProcess(study, sites, policy or SitePolicy(), on_round)
+    port = _InProcess(study, sites, policy or SitePolicy(min_cohort=study.terms.min_cohort), on_round)
     runner = port.runner = Runner(study, run="simulation", cursor=Cursor())
     drive(runner, port)
     return RunResult(study, runner.state, runner.cursor.results, runner.cursor.seq, port.declined, encode_state(runner.state))
@@ -88,7 +93,7 @@ class _InProcess:
             kind, code = "release", ""
             try:
                 contribution, layout = visit(task, state, self.sites[site], memory, a, door, self.study.terms)
-                self._vectors[site] = door.protect(contribution, layout, a, self.study.terms)[1]
+                self._vectors[site] = door.protect(contribution, layout, a, self.study.terms).vector
                 self.memory[site, a.step] = memory
             except ReleaseDeclined as refusal:
                 kind, code = "decline", refusal.decline
@@ -97,7 +102,16 @@ class _InProcess:
         round_.tick(a.deadline)
 
     def total(self, round_: Round, layout: Layout) -> Total:
-        return sum_vectors(layout, (self._vectors[site] for site in round_.contributors))
+        sites, a, terms = round_.contributors, round_.assignment, self.study.terms
+        encoding = encoding_of(layout, a, terms)
+        if encoding is None:
+            return sum_vectors(layout, (self._vectors[site] for site in sites))
+        try:
+            buckets = draw_buckets(len(sites), terms.min_cohort, terms.masking, digest("simulation", a.study), a.seq)
+        except MaskingRefused as refusal:
+            raise RunFailed(refusal.what, why=refusal.why, fix=refusal.fix) from None
+        totals = [sum_elements(encoding, (self._vectors[sites[i]] for i in bucket)) for bucket in buckets]
+        return trimmed_mean(totals, terms.masking.trim) if len(totals) > 1 else totals[0]
 
     def checkpoint(self, runner: Runner, round_: Round) -> None:
         if self.on_round:

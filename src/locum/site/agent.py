@@ -4,6 +4,7 @@ poll -> is it signed by the pinned key? -> was this round answered already? then
      -> is the study approved here, by digest? -> does the door admit the round? -> only now are rows read
      -> visit -> door -> durable answer -> send -> acknowledged
 
+A masked round asks several times (phases); each is answered in the same way, and the vector itself only in one of them.
 After a crash at any arrow the site goes on from what is durable: it sends the same bytes, or computes them again to the
 same bits. Whatever goes wrong with a round becomes a signed code; the reason stays in this site's log.
 """
@@ -24,15 +25,17 @@ from structlog.typing import FilteringBoundLogger
 from locum.client import Api
 from locum.client.connection import CHUNK
 from locum.errors import Conflict, EnvelopeError, LocumError, TaskError, Unavailable
-from locum.federation.door import Door, Release, ReleaseDeclined, SitePolicy
+from locum.federation.door import Door, Protected, Release, ReleaseDeclined, SitePolicy
 from locum.federation.identity import PublicKey
+from locum.federation.roster import Roster
 from locum.federation.state import decode_state, encode_state
 from locum.federation.visit import visit
 from locum.federation.wire import LONG_POLL_S, Assignment, SignedAssignment
-from locum.site.inbox import Request, approved_task, decode_assignment, open_assignment, open_study
+from locum.site.inbox import Request, approved_task, check_body, decode_request, open_assignment, open_notice, open_study
 from locum.site.logs import reason
+from locum.site.masking import MaskedRound, check_roster
 from locum.site.rows import RowSource
-from locum.site.store import Answer, Decision, Store
+from locum.site.store import Answer, Decision, Masking, Store
 from locum.study.manifest import Study
 from locum.tasks import Task
 
@@ -58,16 +61,22 @@ class Agent:
         log: FilteringBoundLogger,
         *,
         policy: SitePolicy | None = None,
+        consortium: PublicKey | None = None,
         poll_s: float = LONG_POLL_S,
     ) -> None:
-        """coordinator: the key pinned at enrolment. rows: where a study's rows come from, commonly `SiteRows(store)`."""
+        """coordinator: the key pinned at enrolment. rows: where a study's rows come from, commonly `SiteRows(store)`.
+
+        consortium: the key that signs the roster; without it this site takes part in no masked round.
+        """
         self.store, self.api, self.coordinator, self.rows, self.log, self.poll_s = store, api, coordinator, rows, log, poll_s
         self.identity = api.connection.identity
         self.door = Door(api.connection.name, policy or SitePolicy())
+        self.consortium = consortium
         self.computing = 0
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, None] = {}
-        self._newest: dict[str, int] = {}
+        self._newest: dict[str, tuple[int, int]] = {}
+        self._held: dict[str, tuple[int, Protected, bytes | None]] = {}  # by run: what was computed at JOIN, until it leaves masked
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._visits = asyncio.Semaphore(VISITS)
 
@@ -76,7 +85,7 @@ class Agent:
         self.store.prune()
         for run, seq, raw in self.store.unsent():
             try:
-                self._start(Request(decode_assignment(raw), raw))
+                self._start(decode_request(raw, self.store.assignment))
             except LocumError as error:  # kept by another release
                 self.log.warning("answer not sent again", run=run, seq=seq, **reason(error))
         poll = asyncio.create_task(self._poll())
@@ -99,7 +108,8 @@ class Agent:
                     await self._tell(digest, decision)
                 asked = time.monotonic()
                 work = await self.api.work(self._known(), wait=self.poll_s)
-                news = [self._take(signed) for signed in work.assignments] + [await self._meet(digest) for digest in work.studies]
+                news = [self._take(signed) for signed in work.assignments] + [self._take(signed, notice=True) for signed in work.notices]
+                news += [await self._meet(digest) for digest in work.studies]
                 hasty = not news and time.monotonic() - asked < self.poll_s / 2  # a coordinator that is stopping answers at once
                 failures = failures + 1 if hasty or (news and not any(news)) else 0
             except Exception as error:
@@ -115,10 +125,10 @@ class Agent:
     def _known(self) -> Iterable[str]:
         return [*self._jobs, *list(self._refused)[-30:], *self.store.undecided()[-30:]]
 
-    def _take(self, signed: SignedAssignment) -> bool:
-        """Start a round unless it is under way; whether it is new. A forgery does not count as known, lest it block the true one."""
+    def _take(self, signed: SignedAssignment, *, notice: bool = False) -> bool:
+        """Start what is asked unless it is under way; whether it is new. A forgery does not count as known, lest it block the true one."""
         try:
-            request = open_assignment(signed, self.coordinator)
+            request = open_notice(signed, self.coordinator, self.store.assignment) if notice else open_assignment(signed, self.coordinator)
         except LocumError as error:
             self.log.warning("assignment refused", **reason(error))
             return False
@@ -164,14 +174,15 @@ class Agent:
 
     def _start(self, request: Request) -> None:
         a = request.assignment
-        self._newest[a.run] = max(a.seq, self._newest.get(a.run, -1))
+        self._newest[a.run] = max(request.place, self._newest.get(a.run, (-1, -1)))
         job = self._jobs[request.id] = asyncio.create_task(self._job(request))
         job.add_done_callback(lambda _: self._jobs.pop(request.id, None))
 
     async def _job(self, request: Request) -> None:
         """One round, whatever happens in it; other rounds and runs go on."""
         a, failures = request.assignment, 0
-        log = self.log.bind(run=a.run, seq=a.seq)
+        log = self.log.bind(run=a.run, seq=a.seq, **({"phase": request.phase} if a.session else {}))
+        deadline = request.notice.deadline if request.notice else a.deadline
         lock = self._locks.setdefault(a.run, asyncio.Lock())
         while True:
             try:
@@ -180,7 +191,7 @@ class Agent:
             except (Unavailable, sqlite3.OperationalError) as error:
                 failures += 1
                 log.warning("round interrupted", **reason(error))
-                if self.api.connection.now() > a.deadline + GRACE_S:
+                if self.api.connection.now() > deadline + GRACE_S:
                     return self._refuse(request.id, "round given up", error, run=a.run, seq=a.seq)
                 await self._back_off(failures)
             except Exception as error:
@@ -201,7 +212,7 @@ class Agent:
         else:
             log.info("round begins", study=request.assignment.study, step=request.assignment.step)
             answer = await self._answer(request, log)
-        await self._wanted(answer, self.api.answer(request.assignment, answer.envelope, answer.body or b""))
+        await self._wanted(answer, self.api.answer(request.assignment, answer.envelope, answer.body or b"", phase=request.phase))
         await asyncio.to_thread(self.store.mark, answer, "sent")
         log.info("round answered", step=request.assignment.step, kind=answer.kind, bytes=answer.nbytes, seconds=round(time.monotonic() - started, 3))
 
@@ -217,16 +228,16 @@ class Agent:
 
     def _answered(self, request: Request) -> Answer | None:
         """What was answered to this very request before. Raises `Conflict` where the request contradicts the record."""
-        a = request.assignment
-        last, study = self.store.last(a.run) or (-1, a.study)
-        answer = self.store.answer(a.run, a.seq) if a.seq <= last else None
+        a, (seq, turn) = request.assignment, request.place
+        *last, study = self.store.last(a.run) or (-1, -1, a.study)
+        answer = self.store.answer(a.run, seq, turn) if (seq, turn) <= tuple(last) else None
         if study != a.study:
             raise Conflict("The run belongs to another study.", why="The coordinator's signed messages contradict each other.")
         if answer and answer.assignment != request.digest:
             raise Conflict("Another request for this round was answered already.", why="A second answer would say more than one sum over the cohort may.")
         if answer and (answer.kind, answer.body, answer.status) == ("release", None, "over"):
             raise Conflict("This round is over, and its bytes are gone.")
-        if not answer and max(self._newest[a.run], last) > a.seq:
+        if not answer and max(self._newest[a.run], tuple(last)) > (seq, turn):
             raise Conflict("The run has gone beyond this round.", why="It is late, stale, or was replayed.")
         return answer
 
@@ -236,8 +247,11 @@ class Agent:
         try:
             study, task = approved_task(request, self.store.study(a.study))
             self.door.admit(a, study.terms)
+            if a.session:
+                return await self._masked(request, study, task)
             async with self._visits:
-                release, memory = await self._visit(a, study, task)
+                protected, memory = await self._visit(a, study, task)
+                release = await self._thread(lambda: self.door.release(protected, a, study.terms, identity=self.identity, **self._entry(study, a)))
                 return await self._keep(request, release, memory)
         except ReleaseDeclined as refusal:
             return await self._decline(request, refusal.decline, refusal, log)
@@ -248,7 +262,55 @@ class Agent:
         except Exception as error:
             return await self._decline(request, "internal", error, log)
 
-    async def _visit(self, a: Assignment, study: Study, task: Task) -> tuple[Release, bytes | None]:
+    async def _masked(self, request: Request, study: Study, task: Task) -> Answer:
+        """One phase of a masked round: check, compute, make durable. The vector is computed before JOIN, and leaves in `masked`."""
+        a, phase, terms = request.assignment, request.phase, study.terms
+        roster = await self._roster(a)
+        asked = check_body(request.notice, await self.api.asked(request.notice)) if request.notice else b""
+        raw = self.store.assignment(a.run, a.seq) or request.raw
+        keys, policy = roster.keys, self.door.policy
+        part = await self._thread(lambda: MaskedRound(self.store, self.identity, self.door.site, a, raw, keys, terms, policy))
+        if phase in ("join", "masked"):
+            async with self._visits:
+                held = self._held.pop(a.run, None)
+                protected, memory = held[1:] if held and held[0] == a.seq and phase == "masked" else await self._visit(a, study, task)
+                if phase == "masked":
+                    release = await self._thread(lambda: self._cover(part, asked, protected, a, study))
+                    return await self._keep(request, release, memory, part.saved())
+                body = await self._thread(lambda: part.answer(phase, asked))
+                self._held[a.run] = (a.seq, protected, memory)
+                return await self._say(request, body, self.door.message(phase, body, a, self.identity), part.saved())
+        summed: tuple[str, ...] = ()
+        if phase in ("confirm", "unmask"):
+            summed = part.survivors(phase, asked)
+            self.door.check_differences(summed, self.store.summed(a.study, a.step, a.state), terms)
+        body = await self._thread(lambda: part.answer(phase, asked))
+        if phase == "unmask":
+            context, entry = part.transcript, self._entry(study, a)
+            envelope = await self._thread(lambda: self.door.unmask(body, a, terms, len(summed), identity=self.identity, context=context, **entry))
+            return await self._say(request, body, envelope, part.saved(summed))
+        return await self._say(request, body, self.door.message(phase, body, a, self.identity, context=part.transcript), part.saved())
+
+    def _cover(self, part: MaskedRound, asked: bytes, protected: Protected, a: Assignment, study: Study) -> Release:
+        return self.door.release(protected, a, study.terms, identity=self.identity, covered=part.mask(asked), **self._entry(study, a))
+
+    def _entry(self, study: Study, a: Assignment) -> dict[str, Any]:
+        return {"step": study.plan[a.step].name, "recipient": self.coordinator.fingerprint, "log": self.store}
+
+    async def _say(self, request: Request, body: bytes, envelope: str, masking: Masking) -> Answer:
+        """Make a message durable, with the secrets that belong to it."""
+        answer = Answer.of_message(request.assignment, request.raw, body, envelope, phase=request.phase)
+        await self._thread(lambda: self.store.keep(answer, masking=masking))
+        return answer
+
+    async def _roster(self, a: Assignment) -> Roster:
+        """The consortium's roster that the round names."""
+        wanted = a.session.roster if a.session else ""
+        known = self.store.roster()
+        signed = known[1] if known and known[1].digest == wanted else await self.api.roster()
+        return check_roster(self.store, signed, wanted, self.consortium, self.api.connection.federation)
+
+    async def _visit(self, a: Assignment, study: Study, task: Task) -> tuple[Protected, bytes | None]:
         """Fetch the state and visit the rows, in a thread; the state is freed before the vector travels."""
         file = self.store.incoming_file(a.run, a.seq) if a.state_bytes > SMALL else None
         if file and shutil.disk_usage(file.parent).free < a.state_bytes:
@@ -260,8 +322,8 @@ class Agent:
             if file:
                 file.unlink(missing_ok=True)
 
-    def _compute(self, a: Assignment, study: Study, task: Task, source: bytes | Path) -> tuple[Release, bytes | None]:
-        """Rows, visit, door: the release and the memory that goes with it. Only `ReleaseDeclined` and OSError come out."""
+    def _compute(self, a: Assignment, study: Study, task: Task, source: bytes | Path) -> tuple[Protected, bytes | None]:
+        """Rows, visit, door: what may be released, and the memory that goes with it. Only `ReleaseDeclined` and OSError come out."""
         known = self.store.study(a.study)
         if known is None or known.decision != "approved":
             raise ReleaseDeclined("not_approved", "The approval was withdrawn.")
@@ -276,15 +338,13 @@ class Agent:
             after = encode_state(memory) if memory else None
         except (TaskError, EnvelopeError) as error:
             raise ReleaseDeclined("internal", error.what, why=error.why, fix=error.fix) from error
-        step, recipient = study.plan[a.step].name, self.coordinator.fingerprint
-        release = self.door.release(contribution, layout, a, study.terms, step=step, recipient=recipient, identity=self.identity, log=self.store)
-        return release, after
+        return self.door.protect(contribution, layout, a, study.terms), after
 
-    async def _keep(self, request: Request, release: Release, memory: bytes | None) -> Answer:
+    async def _keep(self, request: Request, release: Release, memory: bytes | None, masking: Masking | None = None) -> Answer:
         """Make the release durable. A large vector travels meanwhile, from its own buffers; it counts for nothing without its message."""
         a = request.assignment
-        answer = Answer.of_release(a, request.raw, release)
-        keep = self._thread(lambda: self.store.keep(answer, step=a.step, memory=memory, release=release))
+        answer = Answer.of_release(a, request.raw, release, phase=request.phase)
+        keep = self._thread(lambda: self.store.keep(answer, step=a.step, memory=memory, release=release, masking=masking))
         if answer.body is not None:
             await keep
             return answer
@@ -314,7 +374,7 @@ class Agent:
         """A signed code; durable if the disk allows, for a decline that cannot be kept is still better said."""
         a = request.assignment
         log.warning("declined", code=code, **reason(error))
-        answer = Answer.of_decline(a, request.raw, *self.door.decline(code, a, self.identity))
+        answer = Answer.of_decline(a, request.raw, *self.door.decline(code, a, self.identity, phase=request.phase), phase=request.phase)
         try:
             await self._thread(lambda: self.store.keep(answer))
         except (OSError, sqlite3.Error) as full:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from locum.client import A_WHILE, Api, Patience
+from locum.client import A_WHILE, Api, Membership, Patience
 from locum.client.membership import open_connection
 from locum.data.contract import Report, check, load_rows
 from locum.errors import DataError, LocumError, NotFound, Refused, Unavailable
@@ -61,6 +61,7 @@ class Review:
     min_cohort: int
     min_rows: int
     protection: str
+    clear: bool
     data: str
     report: Report | None
     problems: tuple[str, ...]
@@ -112,7 +113,7 @@ def review(folder: Path, digest: str, *, data: str | None = None, patience: Pati
     """
     with open_store(folder) as store:
         known = _find(folder, store, digest, patience)
-        return _review(store, known, load_config(folder).policy, data)
+        return _review(store, known, load_config(folder).policy, data, masks=Membership.load(folder).consortium is not None)
 
 
 def decide(folder: Path, digest: str, *, approve: bool, data: str | None = None, patience: Patience = A_WHILE) -> bool:
@@ -124,7 +125,7 @@ def decide(folder: Path, digest: str, *, approve: bool, data: str | None = None,
         known = _find(folder, store, digest, patience)
         chosen = known.data
         if approve:
-            seen = _review(store, known, load_config(folder).policy, data)
+            seen = _review(store, known, load_config(folder).policy, data, masks=Membership.load(folder).consortium is not None)
             if seen.problems:
                 raise Refused("This study cannot be approved here: " + "; ".join(seen.problems), fix="correct the data or the mapping, or deny the study")
             chosen = seen.data
@@ -170,7 +171,7 @@ def _pending(known: KnownStudy) -> Pending:
     return Pending(known.view.digest, study.name, study.title, known.view.requester, known.decision, known.told)
 
 
-def _review(store: Store, known: KnownStudy, policy: SitePolicy, data: str | None) -> Review:
+def _review(store: Store, known: KnownStudy, policy: SitePolicy, data: str | None, *, masks: bool) -> Review:
     view = known.view
     study = open_study(view, view.digest)
     problems: list[str] = []
@@ -181,6 +182,10 @@ def _review(store: Store, known: KnownStudy, policy: SitePolicy, data: str | Non
         problems.append(str(error))
     if study.terms.aggregation == "clear" and not policy.allow_clear:
         problems.append("This site's policy lets no update leave in clear text.")
+    if study.terms.aggregation == "masked" and study.terms.masking.suite in policy.retired:
+        problems.append(f"This site has retired the key agreement '{study.terms.masking.suite}'.")
+    if study.terms.aggregation == "masked" and not masks:
+        problems.append("This site has pinned no consortium key, so it cannot tell who the other sites are.")
     name, report = "", None
     try:
         name = _choose(store, data or known.data)
@@ -201,6 +206,7 @@ def _review(store: Store, known: KnownStudy, policy: SitePolicy, data: str | Non
         min_cohort=max(policy.min_cohort, study.terms.min_cohort),
         min_rows=max(policy.min_rows, study.terms.min_rows),
         protection=study.terms.protection(),
+        clear=study.terms.aggregation == "clear",
         data=name,
         report=report,
         problems=tuple(problems),
@@ -271,9 +277,8 @@ def _data(r: Review) -> str:
     if r.report is None:
         return _lines("This site's data", ("not checked",))
     counts = f"data set '{r.data}': {r.report.rows} rows of {r.report.patients} patients, check says {r.report.result}"
-    few = (
-        () if r.report.patients >= FEW else (f"WARN: from {r.report.patients} patients the released numbers can give single values away to whoever reads them",)
-    )
+    what = "the released numbers" if r.clear else f"the sum, if the other sites in it are known or collude with its reader (at least {r.min_cohort} sites),"
+    few = () if r.report.patients >= FEW else (f"WARN: from {r.report.patients} patients {what} can give single values away",)
     return _lines("This site's data (this stays here)", (counts, *few, *(f"{f.result}: {f.what}" for f in r.report.findings if f.result != "PASS")))
 
 

@@ -45,7 +45,8 @@ async def open_agent(
 
     with Store(folder) as store:
         async with Api(member.connect(load_identity(folder), patience=patience, notice=notice, **options)) as api:
-            yield Agent(store, api, member.coordinator, rows or SiteRows(store), log, policy=config.policy, poll_s=poll_s)
+            keys = {"coordinator": member.coordinator, "consortium": member.consortium}
+            yield Agent(store, api, rows=rows or SiteRows(store), log=log, policy=config.policy, poll_s=poll_s, **keys)  # type: ignore[arg-type]
 
 
 def serve(folder: Path, *, log_file: Path | None = None, patience: Patience = FOR_EVER, poll_s: float = LONG_POLL_S) -> None:

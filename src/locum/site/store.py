@@ -23,6 +23,8 @@ import msgspec
 
 from locum.errors import Conflict, DataError, LocumError, NotFound
 from locum.federation.door import LogEntry, Release
+from locum.federation.roster import SignedRoster
+from locum.federation.round import PHASES
 from locum.federation.wire import INLINE_BYTES, Assignment, StudyView
 
 _SCHEMA = """
@@ -35,14 +37,30 @@ CREATE TABLE answer (
     nbytes INTEGER NOT NULL, envelope TEXT NOT NULL, request BLOB NOT NULL, status TEXT NOT NULL, time REAL NOT NULL,
     PRIMARY KEY (run, seq)) STRICT;
 CREATE TABLE body (run TEXT, seq INTEGER, bytes BLOB NOT NULL, PRIMARY KEY (run, seq)) STRICT;
-CREATE INDEX answer_by_status ON answer (status);
 CREATE TABLE memory (run TEXT, step INTEGER, body BLOB NOT NULL, PRIMARY KEY (run, step)) STRICT;
 CREATE TABLE release (n INTEGER PRIMARY KEY, line TEXT NOT NULL, hash TEXT NOT NULL) STRICT;
 CREATE TRIGGER release_is_not_edited BEFORE UPDATE ON release BEGIN SELECT RAISE(ABORT, 'the release log is append-only'); END;
 CREATE TRIGGER release_is_not_erased BEFORE DELETE ON release BEGIN SELECT RAISE(ABORT, 'the release log is append-only'); END;
-PRAGMA user_version = 1;
 """
-_VERSION = 1
+_PHASES = """
+ALTER TABLE answer RENAME TO answer_1;
+CREATE TABLE answer (
+    run TEXT, seq INTEGER, turn INTEGER, phase TEXT NOT NULL, study TEXT NOT NULL, assignment TEXT NOT NULL, state TEXT NOT NULL, kind TEXT NOT NULL,
+    digest TEXT NOT NULL, nbytes INTEGER NOT NULL, envelope TEXT NOT NULL, request BLOB NOT NULL, status TEXT NOT NULL, time REAL NOT NULL,
+    PRIMARY KEY (run, seq, turn)) STRICT;
+INSERT INTO answer SELECT run, seq, 0, 'release', study, assignment, state, kind, digest, nbytes, envelope, request, status, time FROM answer_1;
+DROP TABLE answer_1;
+CREATE INDEX answer_by_status ON answer (status);
+ALTER TABLE body RENAME TO body_1;
+CREATE TABLE body (run TEXT, seq INTEGER, turn INTEGER, bytes BLOB NOT NULL, PRIMARY KEY (run, seq, turn)) STRICT;
+INSERT INTO body SELECT run, seq, 0, bytes FROM body_1;
+DROP TABLE body_1;
+CREATE TABLE roster (version INTEGER PRIMARY KEY, body TEXT NOT NULL, signature TEXT NOT NULL) STRICT;
+CREATE TABLE session (run TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT;
+CREATE TABLE masking (run TEXT, seq INTEGER, state BLOB NOT NULL, PRIMARY KEY (run, seq)) STRICT;
+CREATE TABLE summed (study TEXT, step INTEGER, state TEXT, cohort TEXT, PRIMARY KEY (study, step, state, cohort)) STRICT;
+"""
+_MIGRATIONS = (_SCHEMA, _PHASES)
 _CHAIN = b"locum/release-log/1\0"
 
 Decision = Literal["", "approved", "denied"]
@@ -67,13 +85,16 @@ class KnownStudy(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered to one (run, seq), once and for all. body: None where the vector lies in the outbox.
+    """What was answered to one phase of a round, once and for all. body: None where the vector lies in the outbox.
 
-    assignment: digest of the request's JSON, which `request` keeps. over: nobody wants it any more.
+    turn: the phase's place in `PHASES`. assignment: digest of the request's JSON, which `request` keeps. over: nobody wants
+    it any more.
     """
 
     run: str
     seq: int
+    turn: int
+    phase: str
     study: str
     assignment: str
     state: str
@@ -86,20 +107,37 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
 
     @classmethod
-    def of_release(cls, a: Assignment, request: bytes, release: Release) -> Answer:
+    def of_release(cls, a: Assignment, request: bytes, release: Release, *, phase: str = "release") -> Answer:
         """The answer that a release is. A vector above INLINE_BYTES is not copied."""
         layout = release.layout
         body = layout.pack(release.vector) if layout.file_bytes <= INLINE_BYTES else None
-        return cls._of(a, request, kind="release", digest=release.digest, nbytes=layout.file_bytes, envelope=release.envelope, body=body)
+        return cls._of(a, request, phase, kind="release", digest=release.digest, nbytes=layout.file_bytes, envelope=release.envelope, body=body)
 
     @classmethod
-    def of_decline(cls, a: Assignment, request: bytes, code: bytes, envelope: str) -> Answer:
-        return cls._of(a, request, kind="decline", digest=hashlib.sha256(code).hexdigest(), nbytes=len(code), envelope=envelope, body=code)
+    def of_message(cls, a: Assignment, request: bytes, body: bytes, envelope: str, *, phase: str) -> Answer:
+        """A message of the masking protocol."""
+        return cls._of(a, request, phase, kind="release", digest=hashlib.sha256(body).hexdigest(), nbytes=len(body), envelope=envelope, body=body)
 
     @classmethod
-    def _of(cls, a: Assignment, request: bytes, **given: Any) -> Answer:
-        digest = hashlib.sha256(request).hexdigest()
-        return cls(run=a.run, seq=a.seq, study=a.study, assignment=digest, state=a.state, request=request, status="ready", **given)
+    def of_decline(cls, a: Assignment, request: bytes, code: bytes, envelope: str, *, phase: str = "release") -> Answer:
+        return cls._of(a, request, phase, kind="decline", digest=hashlib.sha256(code).hexdigest(), nbytes=len(code), envelope=envelope, body=code)
+
+    @classmethod
+    def _of(cls, a: Assignment, request: bytes, phase: str, **given: Any) -> Answer:
+        digest, turn = hashlib.sha256(request).hexdigest(), PHASES.index(phase)
+        fields = {"study": a.study, "assignment": digest, "state": a.state, "request": request, "status": "ready", **given}
+        return cls(run=a.run, seq=a.seq, turn=turn, phase=phase, **fields)
+
+
+class Masking(msgspec.Struct, frozen=True, kw_only=True):
+    """What a masked round leaves at the site, made durable with the answer that it belongs to; see `locum.site.masking`.
+
+    summed: (study, step, state, sites) whose sum can be read once this answer is out.
+    """
+
+    session: bytes | None = None
+    round: bytes | None = None
+    summed: tuple[str, int, str, tuple[str, ...]] | None = None
 
 
 class LogLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,7 +160,7 @@ class Store:
         self._lock = threading.RLock()
         self.db = sqlite3.connect(folder / "site.db", isolation_level=None, check_same_thread=False, timeout=10.0)
         os.chmod(folder / "site.db", 0o600)
-        for pragma in ("journal_mode = WAL", "wal_autocheckpoint = 4000", "cache_size = -2048"):
+        for pragma in ("journal_mode = WAL", "wal_autocheckpoint = 4000", "cache_size = -2048", "secure_delete = ON"):
             self.db.execute(f"PRAGMA {pragma}")
         self._migrate()
 
@@ -139,10 +177,10 @@ class Store:
     def _migrate(self) -> None:
         with self._transaction():
             (version,) = self.db.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
+            if version > len(_MIGRATIONS):
                 raise LocumError("This site's store was made by a later release.", fix="update Locum on this machine")
-            if version == 0:
-                for statement in _statements(_SCHEMA):
+            for number, script in enumerate(_MIGRATIONS[version:], version + 1):
+                for statement in _statements(f"{script}PRAGMA user_version = {number};\n"):
                     self.db.execute(statement)
 
     @contextlib.contextmanager
@@ -215,21 +253,27 @@ class Store:
 
     # --- answers --------------------------------------------------------------------------------------------------
 
-    def answer(self, run: str, seq: int) -> Answer | None:
-        rows = self._rows("SELECT * FROM answer LEFT JOIN body USING (run, seq) WHERE run = ? AND seq = ?", run, seq)
+    def answer(self, run: str, seq: int, turn: int = 0) -> Answer | None:
+        rows = self._rows("SELECT * FROM answer LEFT JOIN body USING (run, seq, turn) WHERE run = ? AND seq = ? AND turn = ?", run, seq, turn)
         return _answer(rows[0]) if rows else None
 
-    def last(self, run: str) -> tuple[int, str] | None:
-        """The highest seq that was answered in a run, and the run's study."""
-        rows = self._rows("SELECT seq, study FROM answer WHERE run = ? ORDER BY seq DESC LIMIT 1", run)
+    def last(self, run: str) -> tuple[int, int, str] | None:
+        """The last seq and turn that were answered in a run, and the run's study."""
+        rows = self._rows("SELECT seq, turn, study FROM answer WHERE run = ? ORDER BY seq DESC, turn DESC LIMIT 1", run)
         return rows[0] if rows else None
+
+    def assignment(self, run: str, seq: int) -> bytes | None:
+        """The JSON of the assignment that opened a round, if this site answered it."""
+        rows = self._rows("SELECT request FROM answer WHERE run = ? AND seq = ? ORDER BY turn LIMIT 1", run, seq)
+        return rows[0][0] if rows else None
 
     def unsent(self) -> list[tuple[str, int, bytes]]:
         """What was answered but not yet acknowledged, first in line after a restart: run, seq and the request."""
         return self._rows("SELECT run, seq, request FROM answer WHERE status = 'ready' ORDER BY time")
 
-    def keep(self, answer: Answer, *, step: int = 0, memory: bytes | None = None, release: Release | None = None) -> None:
-        """Make an answer durable before its message leaves, with the memory that its visit left for `step`. Blocking.
+    def keep(self, answer: Answer, *, step: int = 0, memory: bytes | None = None, release: Release | None = None, masking: Masking | None = None) -> None:
+        """Make an answer durable before its message leaves, with the memory that its visit left for `step`, and with what the
+        masking protocol must not forget. Blocking.
 
         release: whose vector becomes a file, written from its own buffers, if it is not the answer's body. Raises
         OSError or sqlite3.Error, for instance if the disk is full; then nothing is kept. Raises `Conflict` if this round
@@ -237,29 +281,38 @@ class Store:
         """
         if answer.body is None and release:
             self._write_outbox(answer, release)
-        self._keep(answer, step, memory)
+        self._keep(answer, step, memory, masking or Masking())
 
-    def _keep(self, answer: Answer, step: int, memory: bytes | None) -> None:
-        """Earlier rounds of the run are over by now: their bytes go, their digests stay."""
+    def _keep(self, answer: Answer, step: int, memory: bytes | None, masking: Masking) -> None:
+        """Earlier phases and rounds of the run are over by now: their bytes and secrets go, their digests stay."""
+        run, seq = answer.run, answer.seq
         with self._transaction() as db:
-            if db.execute("SELECT 1 FROM answer WHERE run = ? AND seq >= ?", (answer.run, answer.seq)).fetchone():
+            if db.execute("SELECT 1 FROM answer WHERE run = ? AND (seq, turn) >= (?, ?)", (run, seq, answer.turn)).fetchone():
                 raise Conflict("Another process of this site has answered this round.", fix="run one agent per site folder")
-            old = db.execute("SELECT max(seq) FROM answer WHERE run = ?", (answer.run,)).fetchone()[0]
-            db.execute("DELETE FROM body WHERE run = ? AND seq = ?", (answer.run, old))
-            db.execute("UPDATE answer SET status = 'over' WHERE run = ? AND seq = ? AND status = 'ready'", (answer.run, old))
+            old = db.execute("SELECT max(seq) FROM answer WHERE run = ? AND seq < ?", (run, seq)).fetchone()[0]
+            db.execute("DELETE FROM body WHERE run = ?", (run,))
+            db.execute("DELETE FROM masking WHERE run = ? AND seq < ?", (run, seq))
+            db.execute("UPDATE answer SET status = 'over' WHERE run = ? AND status = 'ready'", (run,))
             row = (*(getattr(answer, column) for column in _COLUMNS), self.clock())
-            db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute(f"INSERT INTO answer VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 - placeholders
             if answer.body is not None:
-                db.execute("INSERT INTO body VALUES (?, ?, ?)", (answer.run, answer.seq, answer.body))
+                db.execute("INSERT INTO body VALUES (?, ?, ?, ?)", (run, seq, answer.turn, answer.body))
             if memory is not None:
-                db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?, ?)", (answer.run, step, memory))
+                db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?, ?)", (run, step, memory))
+            if masking.session is not None:
+                db.execute("INSERT OR REPLACE INTO session VALUES (?, ?)", (run, masking.session))
+            if masking.round is not None:
+                db.execute("INSERT OR REPLACE INTO masking VALUES (?, ?, ?)", (run, seq, masking.round))
+            if masking.summed is not None:
+                study, number, state, cohort = masking.summed
+                db.execute("INSERT OR IGNORE INTO summed VALUES (?, ?, ?, ?)", (study, number, state, "\n".join(cohort)))
         if old is not None:
-            self.outbox_file(answer.run, old).unlink(missing_ok=True)
+            self.outbox_file(run, old).unlink(missing_ok=True)
 
     def mark(self, answer: Answer, status: Status) -> None:
         """Not worth a wait for the disk: if it is lost with the machine's power, the answer is sent once more."""
         with self._transaction(durable=False) as db:
-            db.execute("UPDATE answer SET status = ? WHERE run = ? AND seq = ?", (status, answer.run, answer.seq))
+            db.execute("UPDATE answer SET status = ? WHERE run = ? AND seq = ? AND turn = ?", (status, answer.run, answer.seq, answer.turn))
 
     def prune(self, age_s: float = 7 * 86400.0) -> None:
         """Drop the bytes, not the record, of answers that the coordinator has had for a week, and abandoned downloads."""
@@ -272,6 +325,31 @@ class Store:
         for path in self.incoming.iterdir():
             if path.stat().st_mtime < before:
                 path.unlink(missing_ok=True)
+
+    # --- masking --------------------------------------------------------------------------------------------------
+
+    def masking(self, run: str, seq: int) -> tuple[bytes | None, bytes | None]:
+        """What is kept of a run's session, and of a masked round in progress."""
+        session = self._rows("SELECT state FROM session WHERE run = ?", run)
+        state = self._rows("SELECT state FROM masking WHERE run = ? AND seq = ?", run, seq)
+        return session[0][0] if session else None, state[0][0] if state else None
+
+    def summed(self, study: str, step: int, state: str) -> list[list[str]]:
+        """The cohorts over which this site's numbers for a step and a global state have been summed."""
+        return [text.split("\n") for (text,) in self._rows("SELECT cohort FROM summed WHERE study = ? AND step = ? AND state = ?", study, step, state)]
+
+    def roster(self) -> tuple[int, SignedRoster] | None:
+        """The latest roster that this site has seen, and its version."""
+        rows = self._rows("SELECT version, body, signature FROM roster ORDER BY version DESC LIMIT 1")
+        return (rows[0][0], SignedRoster(body=rows[0][1], signature=rows[0][2])) if rows else None
+
+    def put_roster(self, version: int, signed: SignedRoster) -> None:
+        """Only ever forward. Raises `Conflict` for an older version, or another roster of the same."""
+        with self._transaction() as db:
+            known = db.execute("SELECT version, body FROM roster ORDER BY version DESC LIMIT 1").fetchone()
+            if known and (version < known[0] or (version == known[0] and signed.body != known[1])):
+                raise Conflict("The roster is older than one that this site has seen.", why="The coordinator may not go back to it.")
+            db.execute("INSERT OR REPLACE INTO roster VALUES (?, ?, ?)", (version, signed.body, signed.signature))
 
     def memory(self, run: str, step: int) -> bytes | None:
         """What a task left for itself at this site in an earlier round of the same step, as safetensors."""
@@ -330,7 +408,7 @@ class Store:
         return previous
 
 
-_COLUMNS = ("run", "seq", "study", "assignment", "state", "kind", "digest", "nbytes", "envelope", "request", "status")
+_COLUMNS = ("run", "seq", "turn", "phase", "study", "assignment", "state", "kind", "digest", "nbytes", "envelope", "request", "status")
 
 
 def _answer(row: Any) -> Answer:

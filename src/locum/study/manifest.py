@@ -56,10 +56,38 @@ class DataSpec(Document):
     split: Split = Split()
 
 
+class Masking(Document):
+    """How updates are masked (secure aggregation FSA-1, docs/secagg.md). Approved with the study: nobody lowers it later.
+
+    suite: the key agreement. bits, clip, max_weight: the encoding of float32 tensors; without a clip they travel exactly, at
+    16 bytes a number. corrupt, dropout: shares of the cohort that may collude with the coordinator, and that may fail between
+    JOIN and MASKED. buckets: random parts of the cohort that are summed apart, each of at least min_cohort sites, whose
+    trimmed mean is taken (trim: how many are cut off at either end).
+    """
+
+    suite: Literal["mlkem768-x25519", "mlkem1024-p384"] = "mlkem768-x25519"
+    bits: Literal[8, 12, 16, 20, 24, 28, 32] = 32
+    clip: Annotated[float, Field(gt=0)] | None = None
+    max_weight: Annotated[float, Field(gt=0)] = 1.0
+    corrupt: Annotated[float, Field(ge=0, lt=1 / 3)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1 / 3)] = 0.1
+    buckets: Annotated[int, Field(ge=1, le=1000)] = 1
+    trim: Annotated[int, Field(ge=0, le=499)] = 0
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.buckets < 2 * self.trim + 1:
+            raise ValueError(f"trim = {self.trim} needs at least {2 * self.trim + 1} buckets")
+        if self.buckets > 1 and not self.trim:
+            raise ValueError("buckets without trim show more and protect nothing: give trim, or one bucket")
+        return self
+
+
 class Terms(Document):
     """On what terms a site takes part. A site's own policy may ask for more, never accept less."""
 
-    aggregation: Literal["clear"] = "clear"
+    aggregation: Literal["masked", "clear"] = "masked"
+    masking: Masking = Masking()
     privacy: Literal["none"] = "none"
     min_cohort: Annotated[int, Field(ge=2, le=100_000)] = 5
     min_rows: Annotated[int, Field(ge=1)] = 1
@@ -74,6 +102,8 @@ class Terms(Document):
             value = getattr(self, key)
             if value is not None and value < self.min_cohort:
                 raise ValueError(f"{key} ({value}) is below min_cohort ({self.min_cohort})")
+        if self.aggregation == "masked" and self.min_cohort < 3:
+            raise ValueError("min_cohort is at least 3 where updates are masked: of two sites, each can subtract itself")
         return self
 
     @property
@@ -83,7 +113,11 @@ class Terms(Document):
 
     def protection(self) -> str:
         """What protects an update, in one plain sentence: printed wherever a result is."""
-        return "updates: clear text, visible to the coordinator"
+        if self.aggregation == "clear":
+            return "updates: clear text, visible to the coordinator"
+        if self.masking.buckets > 1:
+            return f"updates: masked; the coordinator sees the sums of random buckets of at least {self.min_cohort} sites each, and nothing smaller"
+        return f"updates: masked; the coordinator sees only their sum over at least {self.min_cohort} sites"
 
 
 class Step(Document):

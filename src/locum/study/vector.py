@@ -20,8 +20,10 @@ from locum.errors import TaskError
 from locum.study.canonical import sha256
 
 Array = NDArray[Any]
-DType = Literal["float64", "float32", "int64"]
-_WIRE: dict[str, str] = {"float64": "F64", "float32": "F32", "int64": "I64"}
+DType = Literal["float64", "float32", "int64", "uint64", "uint32", "uint16", "uint8"]
+"""What travels. Tasks use the first three; the unsigned ones carry masked vectors."""
+_WIRE: dict[str, str] = {"float64": "F64", "float32": "F32", "int64": "I64", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
+_TASK_DTYPES = ("float64", "float32", "int64")
 MAX_VECTOR_BYTES = 64 << 30
 
 
@@ -143,7 +145,7 @@ class Layout:
 
 def _dtype(name: str, array: Array) -> DType:
     kind = array.dtype.name
-    if kind not in _WIRE:
+    if kind not in _TASK_DTYPES:
         raise TaskError(f"Tensor '{name}' has type {kind}; only float64, float32 and int64 travel.")
     return kind  # type: ignore[return-value]
 

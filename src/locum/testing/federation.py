@@ -65,6 +65,13 @@ class LocalFederation:
 
         init_folder(self.coordinator, url=self.url, host="127.0.0.1", port=self.port, **options)  # type: ignore[arg-type]
 
+    def sign_roster(self) -> None:
+        """As the consortium's office would, when it has compared the fingerprints."""
+        from locum.coordinator import office
+
+        drafted, _ = office.draft(self.coordinator)
+        office.install(self.coordinator, office.sign(drafted, self.coordinator / office.KEY))
+
     def start_coordinator(self, timeout: float = 60.0) -> None:
         self._commands["coordinator"] = ["serve", str(self.coordinator)]
         self.start("coordinator")
@@ -143,10 +150,11 @@ class LocalFederation:
 
 
 def populate(federation: LocalFederation, data: Mapping[str, tuple[Path, Path | None]], *, via: Mapping[str, int] | None = None) -> None:
-    """Enrol and start one site per entry of `data`: name -> (table, mapping or None). `via`: name -> a proxy's port."""
+    """Enrol and start one site per entry of `data`: name -> (table, mapping or None), and sign the roster. `via`: name -> a proxy's port."""
     from locum.site.folder import add_data
 
     for name, (source, mapping) in data.items():
         folder = federation.enrol(name, via_port=(via or {}).get(name))
         add_data(folder, "default", source, mapping)
         federation.start_site(name)
+    federation.sign_roster()

@@ -8,13 +8,16 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
+from locum.federation.round import MASKED, SETUP
+
 Strike = Callable[[], Awaitable[None]]
 
 
 class Network(httpx.AsyncBaseTransport):
     """Carries requests to the application that is alive (`inner`; None: nobody there), and strikes once at `where`.
 
-    where: (sender, message, seq), the message being 'work' (the poll's answer that offers the round), 'state' or 'answer'.
+    where: (sender, message, seq), the message being 'work' (the poll's answer that offers the round), 'state', 'answer', or
+    in a masked round the phase that is answered.
     before and after: what happens to the request, or once the application has answered it. A strike that raises an
     `httpx.TransportError` loses the message.
     """
@@ -53,7 +56,8 @@ def _boundary(request: httpx.Request) -> tuple[str, int]:
     parts = request.url.path.split("/")
     if "rounds" not in parts:
         return parts[2], -1
-    return ("state" if parts[-1] == "state" else "answer"), int(parts[parts.index("rounds") + 1])
+    last = parts[-1]
+    return last if last in ("state", *SETUP, *MASKED) else "answer", int(parts[parts.index("rounds") + 1])
 
 
 def _offered(content: bytes) -> int:

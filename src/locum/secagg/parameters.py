@@ -1,0 +1,104 @@
+"""How many neighbours and how many shares: k and tau for a cohort of n, with corrupt and dropped sites.
+
+Up to 128 sites everyone is everyone's neighbour and tau = floor(2n/3) + 1: with fewer than n/3 corrupt sites the honest
+ones, each answering once, can never give tau shares of both of a site's secrets (n + c < 2 tau).
+
+Above, each site has k neighbours in a random k-regular graph (Bell et al., CCS 2020), and the smallest k is sought for which
+
+    privacy   P[some site has 2 tau - k or more corrupt neighbours] <= 2^-41   (two views could then take both secrets)
+              P[the graph of honest survivors falls apart]          <= 2^-41   (a part's sum could then be taken alone)
+    failure   P[some site has fewer than tau surviving neighbours]  <= 2^-20   (its secret could then not be had)
+
+by the union bound over hypergeometric tails. "k = 2 log n" is not enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, exp, floor, inf, lgamma, log, log1p
+
+from locum.secagg.errors import MaskingRefused
+from locum.secagg.messages import MAX_SITES
+
+COMPLETE_UP_TO = 128
+PRIVACY_BITS, FAILURE_BITS = 40, 20
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """n sites, each with k neighbours; tau shares give a secret."""
+
+    n: int
+    k: int
+    tau: int
+
+    @property
+    def complete(self) -> bool:
+        return self.k == self.n - 1
+
+
+def quorum(joined: int) -> int:
+    """How many sites of U1 must have signed one and the same U2 before anybody unmasks: more than two thirds."""
+    return 2 * joined // 3 + 1
+
+
+def most_dropped(joined: int, share: float) -> int:
+    """The most sites that may drop out between JOIN and MASKED."""
+    return ceil(share * joined - 1e-9)
+
+
+@lru_cache(maxsize=256)
+def find(n: int, corrupt: float, dropout: float) -> Parameters:
+    """The parameters for n sites. corrupt, dropout: shares of the cohort. Raises `MaskingRefused` where none exist."""
+    if n > MAX_SITES:
+        raise MaskingRefused(f"A cohort of {n} sites is above the {MAX_SITES} that the peer topology takes.", fix="use the helper topology")
+    if n <= COMPLETE_UP_TO:
+        return Parameters(n, n - 1, 2 * n // 3 + 1)
+    return search(n, corrupt, dropout)
+
+
+def search(n: int, corrupt: float, dropout: float) -> Parameters:
+    """The smallest k, and for it the smallest tau, that meet the three bounds. Raises `MaskingRefused`."""
+    c, d = floor(corrupt * n), floor(dropout * n)
+    privacy, failure = -(PRIVACY_BITS + 1) * log(2), -FAILURE_BITS * log(2)
+    for k in range(4, n - 1, 2):
+        if _falls_apart(n, c + d, k) > privacy:
+            continue
+        for tau in range(k // 2 + 1, k + 1):
+            if _tail(n - 1, c, k, 2 * tau - k) + log(n) <= privacy:  # more shares needed: safer, but sooner out of reach
+                if _tail(n - 1, d, k, k - tau + 1) + log(n) <= failure:
+                    return Parameters(n, k, tau)
+                break
+    raise MaskingRefused(
+        f"No graph of {n} sites withstands {corrupt:.0%} corrupt and {dropout:.0%} dropped sites.", fix="lower terms.masking.corrupt or terms.masking.dropout"
+    )
+
+
+def _falls_apart(n: int, bad: int, k: int) -> float:
+    """Log of a bound on P[disconnected]: two runs of k/2 consecutive bad nodes must cut the ring of a Harary graph."""
+    runs = 2 * (k // 2)
+    if bad < runs:
+        return -inf
+    return 2 * log(n) + _choose(n - runs, bad - runs) - _choose(n, bad)
+
+
+def _tail(population: int, marked: int, drawn: int, least: int) -> float:
+    """Log of P[at least `least` of `drawn` are marked], hypergeometric."""
+    if least <= 0:
+        return 0.0
+    total = -inf
+    whole = _choose(population, drawn)
+    for x in range(least, min(marked, drawn) + 1):
+        if drawn - x <= population - marked:
+            total = _logaddexp(total, _choose(marked, x) + _choose(population - marked, drawn - x) - whole)
+    return total
+
+
+def _choose(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+
+def _logaddexp(a: float, b: float) -> float:
+    low, high = min(a, b), max(a, b)
+    return high if low == -inf else high + log1p(exp(low - high))
