@@ -1,5 +1,6 @@
 """What a round costs: five sites on loopback against a plain copy of the bytes, memory with 20 sites, and 500 sites.
 
+These measure the transport, so updates travel in clear text; `masked` measures what masking adds, against clear rounds in the same run.
 Seconds of a round are from its opening to the opening of the next one: publish, visit, release, combine, redistribute.
 """
 
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,11 @@ from locum.study import Study
 from locum.testing.federation import LocalFederation, populate
 
 MB = 1_000_000
+_names = itertools.count()
 
 
 def run(report: Report, *, quick: bool, only: str | None) -> None:
-    parts = {"rounds": rounds, "memory": memory, "sites500": sites500}
+    parts = {"rounds": rounds, "memory": memory, "sites500": sites500, "masked": masked}
     for name, part in parts.items():
         if only in (None, name):
             part(report, quick=quick)
@@ -87,39 +91,68 @@ def sites500(report: Report, *, quick: bool) -> None:
     """Simulated network clients, many in a process, over real HTTPS: a logistic study of ten rounds."""
     seconds: dict[int, float] = {}
     for count in (50, 100) if quick else (50, 500):
-        with tempfile.TemporaryDirectory() as folder, LocalFederation(Path(folder)) as federation:
-            federation.init()
-            federation.start_coordinator()
-            names = [f"site-{i:03d}" for i in range(count)]
-            rng = np.random.default_rng(1)
-            for name in names:
-                table(federation.folder / f"{name}.csv", rng)
-            for name in names:
-                add_data(federation.enrol(name), "default", federation.folder / f"{name}.csv", None)
-            before = requests(federation)
-            swarm = [
-                subprocess.Popen(
-                    [sys.executable, "-m", "bench.swarm", *(str(federation.site(n)) for n in names[part::2])],
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-                for part in range(2)
-            ]
-            try:
-                base = rss(federation, "coordinator")
-                reset_peaks(federation)
-                view, took = submit(federation, logistic(count))
-                seconds[count] = took
-                handled = requests(federation) - before
-                peak = peak_rss(federation, "coordinator")
-                note = f"{view['seq']} rounds, {handled:.0f} requests, {handled / took:.0f}/s, coordinator {base / MB:.0f} MB, peak {peak / MB:.0f} MB"
-            finally:
-                for process in swarm:
-                    process.kill()
-                    process.wait()
-        report.add(f"sites{count}_s", took, "s", note=note)
+        with swarm(count) as federation:
+            seconds[count], note = crowd(federation, logistic(count))
+        report.add(f"sites{count}_s", seconds[count], "s", note=note)
     few, many = sorted(seconds)
     report.add(f"sites{many}_over_sites{few}", seconds[many] / seconds[few], "ratio", reference=many / few, note="reference: linear growth")
+
+
+def masked(report: Report, *, quick: bool) -> None:
+    """Masked against clear rounds: five site processes at 1 MB and 50 MB, and a crowd above 128, which masks in a k-regular graph."""
+    big, crowd_size = (10 * MB if quick else 50 * MB), 20 if quick else 140
+    with tempfile.TemporaryDirectory() as folder, LocalFederation(Path(folder), tls=False) as federation:
+        start(federation, 5)
+        for nbytes, count, label in ((1 * MB, 6 if quick else 12, "1mb"), (big, 4 if quick else 6, "50mb")):
+            took: dict[str, list[float]] = {"clear": [], "masked": []}
+            for _ in range(2):
+                for aggregation, seconds in took.items():
+                    seconds += probe(federation, nbytes, count, aggregation=aggregation)
+            clear, ours = statistics.median(took["clear"]), statistics.median(took["masked"])
+            note = f"5 sites, {nbytes // MB} MB each way, 4 bytes a number both; clear {clear:.3f} s ({spread(took['clear'])}), masked {spread(took['masked'])}"
+            report.add(f"round_{label}_masked_s", ours, "s", note=note)
+            report.add(f"round_{label}_masked_over_clear", ours / clear, "ratio", note="four exchanges instead of one, on two cores that six processes share")
+    with swarm(crowd_size) as federation:
+        for aggregation in ("clear", "masked"):
+            took_s, note = crowd(federation, logistic(crowd_size, aggregation=aggregation))
+            report.add(f"sites{crowd_size}_{aggregation}_s", took_s, "s", note=note)
+
+
+@contextmanager
+def swarm(count: int) -> Iterator[LocalFederation]:
+    """A coordinator, and so many network clients in two processes."""
+    with tempfile.TemporaryDirectory() as folder, LocalFederation(Path(folder)) as federation:
+        federation.init()
+        federation.start_coordinator()
+        names = [f"site-{i:03d}" for i in range(count)]
+        rng = np.random.default_rng(1)
+        for name in names:
+            table(federation.folder / f"{name}.csv", rng)
+            add_data(federation.enrol(name), "default", federation.folder / f"{name}.csv", None)
+        federation.sign_roster()
+        clients = [
+            subprocess.Popen(
+                [sys.executable, "-m", "bench.swarm", *(str(federation.site(n)) for n in names[part::2])],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for part in range(2)
+        ]
+        try:
+            yield federation
+        finally:
+            for process in clients:
+                process.kill()
+                process.wait()
+
+
+def crowd(federation: LocalFederation, question: Study) -> tuple[float, str]:
+    """Seconds of a study, and what it took."""
+    before, base = requests(federation), rss(federation, "coordinator")
+    reset_peaks(federation)
+    view, took = submit(federation, question)
+    handled, peak = requests(federation) - before, peak_rss(federation, "coordinator")
+    return took, f"{view['seq']} rounds, {handled:.0f} requests, {handled / took:.0f}/s, coordinator {base / MB:.0f} MB, peak {peak / MB:.0f} MB"
 
 
 # --- the federation -------------------------------------------------------------------------------------------------
@@ -147,25 +180,26 @@ def table(path: Path, rng: np.random.Generator) -> None:
 VARIABLES: dict[str, Any] = {"y": {"type": "boolean", "role": "outcome"}, **{name: {} for name in "abcde"}}
 
 
-def study(name: str, sites: int, plan: list[dict[str, Any]]) -> Study:
-    terms = {"min_cohort": sites, "deadline_s": 600}
+def study(name: str, sites: int, plan: list[dict[str, Any]], *, aggregation: str = "clear") -> Study:
+    terms = {"aggregation": aggregation, "masking": {"clip": 1.0}, "min_cohort": sites, "deadline_s": 600}
     return Study.parse({"schema": "locum/study/1", "name": name, "data": {"variables": VARIABLES}, "terms": terms, "plan": plan})
 
 
-def logistic(sites: int) -> Study:
+def logistic(sites: int, *, aggregation: str = "clear") -> Study:
     """Ten rounds: a connection check of as many rounds as the regression leaves over."""
     plan = [
         {"name": "scale", "task": "standardise", "variables": list("abcde")},
         {"name": "model", "task": "logistic", "features": list("abcde"), "outcome": "y", "standardise": "scale", "rounds": 9},
         {"name": "rest", "task": "probe", "size": 21, "rounds": 3},
     ]
-    return study(f"logistic-{sites}", sites, plan)
+    return study(f"logistic-{sites}-{aggregation}", sites, plan, aggregation=aggregation)
 
 
-def probe(federation: LocalFederation, nbytes: int, count: int) -> list[float]:
+def probe(federation: LocalFederation, nbytes: int, count: int, *, aggregation: str = "clear") -> list[float]:
     """Seconds of each round of a probe of `nbytes` each way, the first two left out: they carry no state yet."""
     sites = len(federation.processes) - 1
-    view, _ = submit(federation, study(f"probe-{nbytes}", sites, [{"name": "probe", "task": "probe", "size": nbytes // 4, "rounds": count}]))
+    plan = [{"name": "probe", "task": "probe", "size": nbytes // 4, "rounds": count}]
+    view, _ = submit(federation, study(f"probe-{nbytes}-{next(_names)}", sites, plan, aggregation=aggregation))
     opened = [r["opened"] for r in view["rounds"]]
     return [b - a for a, b in itertools.pairwise(opened)][1:]
 

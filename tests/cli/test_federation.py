@@ -71,7 +71,7 @@ def test_the_walk(shell: Shell) -> None:
     for name, ages in ROWS.items():
         invitation = shell.json("invite", "coordinator", name)["invitation"]
         member = shell.json("site", "enroll", invitation, "--folder", name)
-        assert member["coordinator"] == made["fingerprint"]
+        assert (member["coordinator"], member["consortium"]) == (made["fingerprint"], made["consortium_fingerprint"])
         site_toml = shell.folder / name / "site.toml"
         site_toml.write_text(site_toml.read_text().replace("min_cohort = 5", "min_cohort = 3"))  # a decision of each site
         (shell.folder / f"{name}.csv").write_text("years\n" + "\n".join(map(str, ages)) + "\n")
@@ -103,7 +103,8 @@ def test_the_walk(shell: Shell) -> None:
     shell.json("roster", "draft", "coordinator", "draft.json")  # signed elsewhere, where the consortium's key is
     (shell.folder / "coordinator" / "consortium.key").rename(shell.folder / "office.key")
     assert "consortium's key is not at" in shell("roster", "sign", "coordinator", "--yes", code=1)
-    signed = shell.json("roster", "sign", "draft.json", "--key", "office.key")
+    assert "needs --yes" in shell("roster", "sign", "draft.json", "--key", "office.key", "--json", code=1)
+    signed = shell.json("roster", "sign", "draft.json", "--key", "office.key", "--yes")
     assert signed["sites"] == list(ROWS)
     assert not signed["installed"]
     assert "not a signed roster" in shell("roster", "install", "coordinator", "draft.json", code=1)

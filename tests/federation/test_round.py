@@ -1,13 +1,14 @@
 """The round machine: any order of the same messages ends in the same state, and no message can be counted twice."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from locum.errors import Conflict, EnvelopeError, Forbidden
 from locum.federation.envelope import Envelope
-from locum.federation.round import DECLINES, Round
-from locum.federation.wire import Assignment
+from locum.federation.round import DECLINES, Round, phases
+from locum.federation.wire import Assignment, Session
 
 ROSTER = ("a", "b", "c", "d")
 ASSIGNMENT = Assignment(
@@ -83,6 +84,55 @@ def test_second_answers() -> None:
     late.tick(100)
     with pytest.raises(Conflict, match="over"):
         late.feed(message("d"))
+
+
+MASKED_ROUND = msgspec.structs.replace(ASSIGNMENT, session=Session(roster="r", seq=3), phase="join")
+
+
+def masked_until(phase: str, needed: int) -> Round:
+    machine = Round(MASKED_ROUND, needed)
+    machine.enter(phase, ROSTER, needed, 200.0)
+    return machine
+
+
+def test_a_masked_round_goes_through_its_phases() -> None:
+    assert phases(MASKED_ROUND) == ("join", "masked", "confirm", "unmask")
+    assert phases(msgspec.structs.replace(MASKED_ROUND, session=Session(roster="r", seq=7)))[:3] == ("keys", "seals", "join")
+    machine = Round(MASKED_ROUND, 3)
+    for site in ROSTER:
+        machine.feed(message(site, phase="join"))
+    assert machine.status == "between"
+    machine.enter("masked", "abc", 3, 200.0)
+    with pytest.raises(Conflict, match="phase"):
+        machine.feed(message("d", "other", phase="confirm"))
+    with pytest.raises(Forbidden):
+        machine.feed(message("d", phase="masked"))
+    for site in "abc":
+        machine.feed(message(site, phase="masked"))
+    assert machine.contributors == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("phase", ["confirm", "unmask"])
+def test_an_eager_phase_ends_with_enough_and_takes_more_until_the_next_begins(phase: str) -> None:
+    machine = masked_until(phase, 2)
+    for site in "abc":
+        machine.feed(message(site, phase=phase))
+    assert machine.status == "between"
+    assert set(machine.answered) == {"a", "b", "c"}, "the third is kept: one of the first two may be corrupt"
+    machine.enter(phase, ROSTER, 4, 200.0)
+    assert machine.status == "open"
+    machine.feed(message("d", phase=phase))
+    assert machine.status == "between"
+
+
+def test_a_phase_that_can_no_longer_reach_its_quorum_fails() -> None:
+    machine = masked_until("masked", 4)
+    machine.feed(message("a", kind="decline", phase="masked"), "masking")
+    assert machine.status == "failed"
+    assert "masking" in machine.reason()
+    short = Round(MASKED_ROUND, 3)
+    short.enter("confirm", "ab", 3, 200.0)
+    assert short.status == "failed"
 
 
 answers = st.lists(st.tuples(st.sampled_from(["release", "decline"]), st.sampled_from(DECLINES)), min_size=4, max_size=4)

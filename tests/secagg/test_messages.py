@@ -1,5 +1,6 @@
 """Control messages: one encoding of each, and whatever else arrives is a `ProtocolError`, never another exception."""
 
+import contextlib
 from datetime import UTC
 from typing import Any
 
@@ -220,6 +221,16 @@ def test_every_tag_is_refused_on_whatever_it_stands(tag: int) -> None:
         for value in (cbor2.CBORTag(tag, {"survivors": [1]}), {"survivors": cbor2.CBORTag(tag, inside)}, {"survivors": [cbor2.CBORTag(tag, inside)]}):
             with pytest.raises(ProtocolError):
                 decode(cbor2.dumps(value), Survivors)
+
+
+def test_what_a_tag_stands_for_is_not_even_made(recwarn: pytest.WarningsRecorder) -> None:
+    """A regular expression is compiled by cbor2's own decoder of tag 35, and this one would warn: so that decoder has not run."""
+    expression = cbor2.CBORTag(35, "[[never compiled")
+    with pytest.raises(ProtocolError):
+        decode(cbor2.dumps({"survivors": expression}), Survivors)
+    assert not recwarn.list
+    with pytest.warns(FutureWarning), contextlib.suppress(cbor2.CBORDecodeError):
+        cbor2.loads(cbor2.dumps(expression))
 
 
 def with_field(message: msgspec.Struct, **changes: Any) -> bytes:

@@ -90,12 +90,11 @@ def test_no_coordinate_ever_exceeds_the_norm(size: int, norm: float) -> None:
 @pytest.mark.parametrize("kind", ["dense", "one coordinate", "half of them"])
 @pytest.mark.parametrize("size", [256, 4096])
 def test_coordinates_are_bounded_over_200_seeds(kind: str, size: int) -> None:
-    """By `largest`, which is the bound on the mean of the largest coordinate: few seeds exceed it, and none by a quarter."""
+    """By `largest`, which one seed in a million may exceed, and which is not idle."""
     x = np.zeros(size, np.float32)
     x[: {"dense": size, "one coordinate": 1, "half of them": size // 2}[kind]] = 1.0
     x *= np.float32(1 / np.linalg.norm(x))
     most = [float(np.abs(rotate(x, b"%d" % seed)).max()) / largest(1.0, size) for seed in range(200)]
-    assert max(most) < 1.25
-    assert sum(m > 1 for m in most) <= 40
+    assert 0.1 < max(most) <= 1
     # and it is worth the work: a vector of one large coordinate needs 1 / largest times fewer steps
-    assert largest(1.0, size) < 6 / np.sqrt(size)
+    assert largest(1.0, size) < 8 / np.sqrt(size)

@@ -20,6 +20,7 @@ import uvicorn
 from locum import Rows, Study, simulate
 from locum.client import Client, Membership, Patience, join
 from locum.client.membership import KEY
+from locum.coordinator import office
 from locum.coordinator.config import Folder, init_folder
 from locum.coordinator.server import invite
 from locum.data import load_rows
@@ -98,6 +99,11 @@ class Federation:
     def sites(self, n: int = 3, **options: Any) -> list[Path]:
         return [self.site(f"s{i}", **options) for i in range(n)]
 
+    def sign_roster(self) -> None:
+        """The consortium signs for every site that is enrolled now."""
+        drafted, _ = office.draft(self.folder.path)
+        office.install(self.folder.path, office.sign(drafted, self.folder.path / office.KEY))
+
     def submit(self, study: Study, sites: list[Path]) -> str:
         """Hand in, approve everywhere; the run's id."""
         self.client.submit(study)
@@ -120,8 +126,8 @@ class Federation:
     def serve(self, sites: list[Path]) -> "Agents":
         return Agents(sites)
 
-    def process_of(self, site: Path) -> SiteProcess:
-        return SiteProcess(site, (WALK,))
+    def process_of(self, site: Path, *preload: Path) -> SiteProcess:
+        return SiteProcess(site, (WALK, *preload))
 
 
 def hash_of(name: str) -> int:

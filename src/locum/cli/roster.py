@@ -20,17 +20,21 @@ Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
 def sign(
     target: Annotated[Path, typer.Argument(help="The coordinator's folder; or a draft, where the key is elsewhere.")],
     key: Annotated[Path | None, typer.Option(help="The consortium's private key; default consortium.key in the folder.")] = None,
+    previous: Annotated[Path | None, typer.Option(help="For a draft: the signed roster before it, to show what changes.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: the fingerprints were compared already.")] = False,
     as_json: Json = False,
 ) -> None:
     """Sign the roster of the sites that are enrolled now: masked studies run among these, and nobody else."""
     from locum.coordinator import office
+    from locum.errors import ManifestError
 
     folder = target if target.is_dir() else None
-    drafted, old = office.draft(target) if folder else (office.read_draft(target), None)
+    drafted, old = office.draft(target) if folder else (office.read_draft(target), office.read_roster(previous) if previous else None)
+    if as_json and not yes:
+        raise ManifestError("With --json nobody is asked, so the signature needs --yes.", fix="compare the fingerprints with the sites, then add --yes")
     if not as_json:
         _show(drafted, old)
-    if not yes and not as_json and not typer.confirm("Were these fingerprints compared with the sites, over the telephone? Sign?"):
+    if not yes and not typer.confirm("Were these fingerprints compared with the sites, over the telephone? Sign?"):
         raise typer.Exit(1)
     signed = office.sign(drafted, key or ((folder or target.parent) / office.KEY))
     where = office.install(folder, signed) if folder else office.write_signed(target, signed)
@@ -40,6 +44,24 @@ def sign(
         console().print(f"Roster {drafted.version} is in force: {len(drafted.sites)} sites.", markup=False)
     else:
         console().print(f"Wrote {where}. Next, at the coordinator: locum roster install FOLDER {where}", markup=False)
+
+
+@app.command()
+def key(file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")], as_json: Json = False) -> None:
+    """Make the consortium's key, where it is to stay; give its public half to 'locum init --consortium'."""
+    from locum.errors import Conflict
+    from locum.federation.identity import Identity
+
+    made = Identity.generate()
+    try:
+        made.save(file)
+    except FileExistsError:
+        raise Conflict(f"{file} exists already.", fix="choose another name") from None
+    if as_json:
+        emit({"file": file, "public_key": str(made.public), "fingerprint": made.public.fingerprint})
+    else:
+        console().print(f"Wrote {file}. Public key: {made.public}\nFingerprint: {made.public.fingerprint} (sites compare it over the telephone).", markup=False)
+        console().print(f"Next, at the coordinator: locum init FOLDER --consortium {made.public}", markup=False)
 
 
 @app.command()

@@ -32,14 +32,17 @@ def enroll(
 
     member = join(folder, secret(invitation, "the invitation"), ca=ca)
     own = load_identity(folder).public.fingerprint
+    consortium = member.consortium.fingerprint if member.consortium else ""
     if as_json:
         where = {"name": member.name, "url": member.url, "federation": member.federation, "folder": folder}
-        emit({**where, "coordinator": member.coordinator.fingerprint, "fingerprint": own})
+        emit({**where, "coordinator": member.coordinator.fingerprint, "consortium": consortium, "fingerprint": own})
         return
     out = console()
     out.print(f"Enrolled as '{member.name}' with {member.url}.", markup=False)
     out.print(f"Your key's fingerprint: {own}. Read it to the consortium's office, over the telephone: they sign it into the roster.", markup=False)
     out.print(f"Coordinator's key fingerprint: {member.coordinator.fingerprint}. Compare it with the operator, over the telephone.", markup=False)
+    if consortium:
+        out.print(f"Consortium's key fingerprint: {consortium}. Compare it with the consortium's office: it says who the other sites are.", markup=False)
     out.print("Next: locum site data add TABLE --mapping FILE, then locum site serve", markup=False)
 
 

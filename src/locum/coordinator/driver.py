@@ -75,7 +75,7 @@ class NetworkPort:
             self.blobs.put(state_key(assignment.run, assignment.state), layout_of(state).buffers(state))
             encoding = encoding_of(layout, assignment, self.study.terms)
             if encoding:
-                session = phases.choose_session(self.store, assignment)
+                session = phases.choose_session(self.store, assignment, self.study.terms.masking.buckets)
                 first = SETUP[0] if session.seq == assignment.seq else MASKED[0]
                 assignment = msgspec.structs.replace(assignment, session=session, phase=first)
             header = encoding.wire.header if encoding else layout.header

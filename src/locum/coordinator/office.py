@@ -54,6 +54,11 @@ def read_signed(file: Path) -> SignedRoster:
         raise ManifestError(f"{file} is not a signed roster.", fix="give the file that 'locum roster sign' wrote") from None
 
 
+def read_roster(file: Path) -> Roster:
+    """The roster in a signed file; its signature is not looked at."""
+    return Roster.decode(read_signed(file).body)
+
+
 def write_signed(drafted: Path, signed: SignedRoster) -> Path:
     """Beside the draft."""
     target = drafted.with_suffix(".signed.json")

@@ -16,21 +16,28 @@ from locum.federation.envelope import Envelope
 from locum.federation.masking import PublicSession, Turn
 from locum.federation.round import Round
 from locum.federation.wire import Assignment, Session, SignedAssignment
+from locum.secagg.parameters import lot
 
 NOTICE_BYTES_AT_A_TIME = 8 << 20
 """In one transaction: the notices of a large set-up are hundreds of megabytes together."""
 
 
-def choose_session(store: Store, a: Assignment) -> Session:
-    """Under which secrets round `a` is masked: those that its sites share, or new ones if one of them has none or has lost its own."""
+def choose_session(store: Store, a: Assignment, buckets: int) -> Session:
+    """Under which secrets round `a` is masked: those that were set up before, or new ones if a site has come since, has lost its
+    own, or (having been away) says that it has none; or if one has left a session whose graph or buckets are drawn by lot.
+    """
 
     def query(tx: Tx) -> Session:
         signed = latest(tx)
         roster = signed.digest if signed else ""
         known = tx.first(select(sessions).where(sessions.c.run == a.run).order_by(sessions.c.seq.desc()).limit(1))
         lost = select(messages.c.sender).where(messages.c.run == a.run, messages.c.seq == a.seq - 1, messages.c.code == "session")
-        if known and known.roster == roster and set(a.roster) <= set(_public(known.body).members) and tx.first(lost) is None:
-            return Session(roster=roster, seq=known.seq)
+        if known and known.roster == roster and tx.first(lost) is None:
+            opened = tx.first(select(rounds.c.body).where(rounds.c.run == a.run, rounds.c.seq == known.seq))
+            members = set(_public(known.body).members)
+            whole = members <= set(a.roster) or not lot(len(members), buckets)
+            if set(a.roster) <= set(msgspec.json.decode(opened.body, type=Assignment).roster) and whole:
+                return Session(roster=roster, seq=known.seq)
         return Session(roster=roster, seq=a.seq)
 
     return store.read(query)
@@ -58,7 +65,7 @@ def contents(store: Store, a: Assignment, phase: str) -> dict[str, bytes]:
         return {r.sender: r[1] for r in tx.rows(select(messages.c.sender, column).where(*where))}
 
     found = store.read(query)
-    return {sender: bytes.fromhex(Envelope.peek(text).context) for sender, text in found.items()} if phase == "masked" else found  # type: ignore[arg-type]
+    return {sender: Envelope.peek(text).context.encode() for sender, text in found.items()} if phase == "masked" else found  # type: ignore[arg-type]
 
 
 def go_on(store: Store, fence: int, round_: Round, turn: Turn, notices: Mapping[str, SignedAssignment], deadline: float) -> None:

@@ -69,7 +69,7 @@ def setup_of(a: Assignment, keys: Mapping[str, PublicKey], terms: Terms, n_min: 
     if where is None:
         raise MaskingRefused("The round names no session.")
     suite = choose(terms.masking.suite)
-    return Setup.of(study=a.study, run=a.run, t=where.seq, roster=where.roster, suite=suite, keys=keys, n_min=n_min)
+    return Setup.of(study=a.study, run=a.run, t=where.seq, roster=where.roster, suite=suite, keys=keys, n_min=n_min, buckets=terms.masking.buckets)
 
 
 class Conductor:
@@ -110,26 +110,28 @@ class Conductor:
             raise MaskingRefused("No site's session key was signed well.")
         seed, columns = session.columns(self.setup, self.load("seals"), next(iter(listed.values())))
         self.session = PublicSession(self.setup.id, tuple(sorted(columns)), seed)
-        return Turn("join", columns, round_.needed, self.session)
+        return Turn("join", columns, max(round_.needed, quorum(len(columns))), self.session)
 
     def _join(self, round_: Round) -> Turn:
-        return Turn("masked", self._named(cohort.rosters(self.joined)), round_.needed)
+        topology, joined = self.joined.topology, frozenset(self.joined.joins)
+        topology.check_joined(joined, self.manifest.n_min, self.terms.masking.dropout)
+        return Turn("masked", self._named(cohort.rosters(self.joined)), max(round_.needed, topology.quorum))
 
     def _masked(self, round_: Round) -> Turn:
         alive = self.survivors()
         self.joined.topology.check_survivors(frozenset(alive), frozenset(self.joined.joins), self.manifest.n_min, self.terms.masking.dropout)
-        return Turn("confirm", self._named(dict.fromkeys(alive, cohort.survivors(alive))), quorum(len(self.joined.joins)))
+        return Turn("confirm", self._named(dict.fromkeys(alive, cohort.survivors(alive))), self.joined.topology.quorum)
 
     def survivors(self) -> list[int]:
         """U2: of U1, those whose vector is here and was masked under this J."""
         here = self._numbered("masked")
-        return sorted(i for i, context in here.items() if i in self.joined.joins and context == self.joined.j)
+        return sorted(i for i, context in here.items() if i in self.joined.joins and context == self.joined.j.hex().encode())
 
     def _confirm(self, round_: Round) -> Turn:
         request, count = cohort.request(self.manifest, self.joined, self.survivors(), self._numbered("confirm"))
-        if count < quorum(len(self.joined.joins)):
+        if count < self.joined.topology.quorum:
             return Turn("confirm", {}, len(round_.answered) + 1)
-        return Turn("unmask", self._named(dict.fromkeys(self.survivors(), request)), quorum(len(self.joined.joins)))
+        return Turn("unmask", self._named(dict.fromkeys(self.survivors(), request)), self.joined.topology.quorum)
 
     def _unmask(self, round_: Round) -> Turn | list[Part]:
         try:

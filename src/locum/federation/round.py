@@ -31,7 +31,9 @@ MASKED = ("join", "masked", "confirm", "unmask")
 VECTORS = ("release", "masked")
 """The phases in which a vector travels."""
 EAGER = ("confirm", "unmask")
-"""Phases that end as soon as enough have answered: nothing is gained by waiting for the rest."""
+"""Phases that end as soon as enough have answered: nothing is gained by waiting for the rest. Later answers are still taken
+until the next phase begins, for an answer may turn out to be corrupt.
+"""
 PHASES = ("release", *SETUP, *MASKED)
 Status = Literal["open", "between", "closed", "failed"]
 
@@ -84,7 +86,8 @@ class Round:
             if kept == value:
                 return False
             raise Conflict(f"'{sender}' has already given a different answer in this round.")
-        if self.status != "open" or envelope.phase != self.phase:
+        spare = self.status == "between" and self.phase in EAGER  # more than enough, and perhaps needed after all
+        if envelope.phase != self.phase or not (self.status == "open" or spare):
             raise Conflict("This round is over." if self.status in ("closed", "failed") else "This phase of the round is over.", fix=_NEXT)
         if sender not in self.asked:
             raise Forbidden(f"'{sender}' is not asked in this phase of the round.")
@@ -92,7 +95,8 @@ class Round:
             given[sender] = value
         else:
             self.declined[sender] = value
-        self._settle(due=False)
+        if self.status == "open":
+            self._settle(due=False)
         return True
 
     def tick(self, now: float) -> None:

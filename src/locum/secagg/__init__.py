@@ -2,8 +2,10 @@
 
 Threat model, peer topology (hospitals mask against each other):
 
-- The coordinator may be malicious and collude with c < n/3 of the sites. Whoever records the wire, or takes the
-  coordinator's database and logs, knows no more than the coordinator does.
+- The coordinator may be malicious and collude with c < n/3 of the sites, where n is the round's cohort, colluders included: the
+  coordinator may ask as few as the minimum cohort. Above 128 sites, and with buckets, it may collude with the share
+  of the sites that the study's terms name. Whoever records the wire, or takes the coordinator's database and logs, knows no
+  more than the coordinator does.
 - The roster, that is who the sites are and their identity keys, is signed by the consortium's key. It is never
   believed because the coordinator says so.
 - Inconsistent views (two rosters, two models, two lists of survivors) end in an abort or in noise.

@@ -5,19 +5,22 @@ What a dishonest site sends is left out, as if the site had dropped out; what ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 
 from locum.secagg import shamir
 from locum.secagg.errors import ProtocolError, Unrecoverable
+from locum.secagg.graph import permutation
 from locum.secagg.kdf import label
 from locum.secagg.masks import Stream
 from locum.secagg.messages import Confirm, Join, Request, Roster, Survivors, Unmask, decode, encode
-from locum.secagg.parameters import quorum
 from locum.secagg.site import commit, join_digest, open_escrow
 from locum.secagg.topology import Manifest, Topology, confirmation, transcript
 
-_TRIES = 32
+_TRIES = 256
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def request(manifest: Manifest, u1: Joined, u2: Iterable[int], bodies: Mapping[i
     message = confirmation(manifest, u1.j, alive)
     signatures: dict[int, bytes] = {}
     for number, raw in sorted(bodies.items()):
-        if len(signatures) == quorum(len(u1.joins)):
+        if len(signatures) == u1.topology.quorum:
             break
         try:
             signature = decode(raw, Confirm).signature
@@ -129,8 +132,21 @@ def _combine(manifest: Manifest, u1: Joined, number: int, which: str, shares: Ma
     expected = body.commit_b if which == "b" else body.commit_k
     good = {i: s for i, s in shares.items() if i in body.neighbours and len(s) == shamir.SHARE_BYTES}
     holders = sorted(good)
-    for first in range(max(1, min(_TRIES, len(holders) - tau + 1))):
-        secret = shamir.combine({i: good[i] for i in holders[first : first + tau]}, tau)
-        if commit(which, manifest, number, secret) == expected:
-            return secret
+    if len(holders) < tau:
+        raise Unrecoverable(f"{len(holders)} shares are here; {tau} are needed.")
+    for chosen in _subsets(holders, tau):
+        with suppress(Unrecoverable):
+            secret = shamir.combine({i: good[i] for i in chosen}, tau)
+            if commit(which, manifest, number, secret) == expected:
+                return secret
     raise Unrecoverable(f"The shares of '{manifest.roster[number]}' do not give what it committed to.", why="It, or a neighbour, sent corrupt ones.")
+
+
+def _subsets(holders: list[int], tau: int) -> Iterator[Sequence[int]]:
+    """Sets of tau holders to try: all of them if they are few, else the first and then others that look random."""
+    if comb(len(holders), tau) <= _TRIES:
+        yield from combinations(holders, tau)
+        return
+    yield holders[:tau]
+    for t in range(_TRIES):
+        yield sorted(holders[i] for i in permutation(len(holders), b"", t, "subset")[:tau])

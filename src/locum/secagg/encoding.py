@@ -7,8 +7,9 @@ wide     float64 and int64 tensors (statistics, Newton and Cox terms, weights): 
          what float64 itself rounds away. A value may be as large as 2^62 / n.
 narrow   float32 tensors (updates of a model) where the study declares a clip C: L2 clipping of the site's tensors together,
          weight w / W_max, optionally a rotation, then stochastic rounding to integers of at most Q = floor((2^(b-1) - 1) / n)
-         steps of C_inf / Q, modulo 2^b. Unbiased; the error of a sum is at most n steps, with standard deviation at most
-         sqrt(n) / 2 steps. Without a declared clip float32 tensors travel in the wide ring.
+         steps of C_inf / Q, modulo 2^b. Unbiased; the error of a sum is at most n steps a coordinate, with standard deviation
+         at most sqrt(n) / 2 steps; where the vector is rotated, a coordinate of the rotated one, which is cut off at C_inf with
+         probability 2^-20. Without a declared clip float32 tensors travel in the wide ring.
 
 n * max|q| < 2^(b-1) holds by construction before anything is masked. The randomness of the rounding is a keystream whose key
 the caller gives: it decides which of two neighbouring integers is taken, and hides nothing (ADR 4).
@@ -126,8 +127,9 @@ class Encoding:
         flat = np.concatenate([vector[f.name].reshape(-1) for f in self._fields("narrow")]) if len(self._fields("narrow")) > 1 else None
         flat = vector[self._fields("narrow")[0].name].reshape(-1) if flat is None else flat
         factor = min(1.0, (self.terms.clip or 0.0) / max(norm(flat), np.finfo(float).tiny)) * weight / self.step
-        if self.rotated:
-            flat = rotation.rotate(flat, self.seed)
+        if self.rotated:  # in steps: float32 could overflow in the sums of an unclipped vector
+            flat = rotation.rotate(np.multiply(flat, np.float64(factor), out=np.empty_like(flat), casting="same_kind"), self.seed)
+            factor = 1.0
         ring = self.rings["narrow"]
         out = ring.zeros(len(flat))
         for start in range(0, len(flat), _CHUNK):
@@ -208,7 +210,7 @@ def _uniform(key: bytes, start: int, size: int) -> NDArray[np.float64]:
 
 
 def _widen(field: Field, values: Array, n: int) -> Ints:
-    """Shape (m,) -> (m, 2): low and high limb of floor(value * 2^64) modulo 2^128."""
+    """Shape (m,) -> (m, 2): low and high limb of value * 2^64, cut towards zero, modulo 2^128."""
     out = np.zeros((len(values), 2), "<u8")
     limit = 2**_LARGEST // n
     if values.size and (values.max() > limit or values.min() < -limit):
@@ -216,13 +218,13 @@ def _widen(field: Field, values: Array, n: int) -> Ints:
     if values.dtype.kind == "i":
         out[:, 1] = values.astype(np.int64).view(np.uint64)
         return out
-    high = np.floor(values.astype(np.float64))
-    fraction = values - high
-    up = fraction >= 1.0  # a tiny negative number: its distance to -1 rounds to 1
-    high[up] += 1.0
-    fraction[up] = 0.0
-    out[:, 0] = (fraction * 2.0**_POINT).astype(np.uint64)
-    out[:, 1] = high.astype(np.int64).view(np.uint64)
+    # by magnitude, then negated: near 1 float64 has no room for what a small negative number holds
+    magnitude = np.abs(values.astype(np.float64))
+    whole = np.floor(magnitude)
+    low, high = ((magnitude - whole) * 2.0**_POINT).astype(np.uint64), whole.astype(np.uint64)
+    negative = values < 0
+    out[:, 0] = np.where(negative, ~low + np.uint64(1), low)
+    out[:, 1] = np.where(negative, ~high + (low == 0), high)
     return out
 
 

@@ -2,12 +2,13 @@
 
 Harary, "The maximum connectivity of a graph", PNAS 1962: n nodes on a ring, each joined to the k/2 next on either side; it
 is k-connected with the fewest edges. The order is drawn from the session's seed, to which every member contributed by
-commit and reveal, and from the round's number.
+commit and reveal. (t separates draws from one seed; a session draws once, with t = 0.)
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from locum.secagg.kdf import join, label
 from locum.secagg.parameters import Parameters
@@ -15,13 +16,18 @@ from locum.secagg.parameters import Parameters
 
 def neighbours(p: Parameters, seed: bytes, t: int) -> list[tuple[int, ...]]:
     """For each of the n sites its neighbours' numbers, ascending. The relation is symmetric."""
+    near = draw(p, seed, t)
+    return [near(i) for i in range(p.n)]
+
+
+def draw(p: Parameters, seed: bytes, t: int) -> Callable[[int], tuple[int, ...]]:
+    """The function from a site to its neighbours: a site asks for its own only."""
     if p.complete:
-        return [tuple(j for j in range(p.n) if j != i) for i in range(p.n)]
+        return lambda i: tuple(j for j in range(p.n) if j != i)
     order = permutation(p.n, seed, t)
-    out: list[tuple[int, ...]] = [()] * p.n
-    for place, site in enumerate(order):
-        out[site] = tuple(sorted(order[(place + step) % p.n] for d in range(1, p.k // 2 + 1) for step in (d, -d)))
-    return out
+    places = {site: place for place, site in enumerate(order)}
+    steps = [step for d in range(1, p.k // 2 + 1) for step in (d, -d)]
+    return lambda i: tuple(sorted(order[(places[i] + step) % p.n] for step in steps))
 
 
 def permutation(n: int, seed: bytes, t: int, purpose: str = "graph") -> list[int]:

@@ -1,4 +1,4 @@
-"""Every hash, key and signature input starts with a label of its own, so that none can stand for another."""
+"""Every key, signature input and commitment starts with a label of its own, so that none can stand for another."""
 
 from __future__ import annotations
 

@@ -5,11 +5,13 @@ ones, each answering once, can never give tau shares of both of a site's secrets
 
 Above, each site has k neighbours in a random k-regular graph (Bell et al., CCS 2020), and the smallest k is sought for which
 
-    privacy   P[some site has 2 tau - k or more corrupt neighbours] <= 2^-41   (two views could then take both secrets)
-              P[the graph of honest survivors falls apart]          <= 2^-41   (a part's sum could then be taken alone)
-    failure   P[some site has fewer than tau surviving neighbours]  <= 2^-20   (its secret could then not be had)
+    privacy   P[some site has 2 tau - k or more corrupt neighbours]      <= 2^-41   (two views could then take both secrets)
+              P[the graph of honest survivors falls apart]               <= 2^-41   (a part's sum could then be taken alone),
+              whether sites drop out at random or the coordinator, who knows the graph, chooses which
+    failure   P[some site has fewer than tau surviving neighbours]       <= 2^-20   (its secret could then not be had)
 
-by the union bound over hypergeometric tails. "k = 2 log n" is not enough.
+by the union bound over hypergeometric tails. "k = 2 log n" is not enough; and where who drops out is chosen, k must be a little
+larger than for the random dropouts of the paper (at 10 % each and n = 500: 88, not 82).
 """
 
 from __future__ import annotations
@@ -38,14 +40,23 @@ class Parameters:
         return self.k == self.n - 1
 
 
-def quorum(joined: int) -> int:
-    """How many sites of U1 must have signed one and the same U2 before anybody unmasks: more than two thirds."""
-    return 2 * joined // 3 + 1
+def quorum(n: int) -> int:
+    """How many of a cohort of n must have signed one and the same U2 before anybody unmasks: more than two thirds.
+
+    Of the cohort, not of U1: who joined is the coordinator's word, and with two lists of who joined, each with a quorum of
+    its own, it could have a site's b in one and its K in the other. Honest sites sign once, so two lists need n + c > 4n/3.
+    """
+    return 2 * n // 3 + 1
 
 
 def most_dropped(joined: int, share: float) -> int:
-    """The most sites that may drop out between JOIN and MASKED."""
+    """The most sites of so many that may drop out."""
     return ceil(share * joined - 1e-9)
+
+
+def lot(n: int, buckets: int) -> bool:
+    """Whether a cohort's topology is drawn by lot, so that whoever could choose among draws would choose the topology."""
+    return n > COMPLETE_UP_TO or buckets > 1
 
 
 @lru_cache(maxsize=256)
@@ -58,16 +69,21 @@ def find(n: int, corrupt: float, dropout: float) -> Parameters:
     return search(n, corrupt, dropout)
 
 
-def search(n: int, corrupt: float, dropout: float) -> Parameters:
-    """The smallest k, and for it the smallest tau, that meet the three bounds. Raises `MaskingRefused`."""
-    c, d = floor(corrupt * n), floor(dropout * n)
+def search(n: int, corrupt: float, dropout: float, *, chosen: bool = True) -> Parameters:
+    """The smallest k, and for it the smallest tau, that meet the bounds. Raises `MaskingRefused`.
+
+    chosen: whether the coordinator chooses who drops out. Without it these are the parameters of Bell et al.
+    """
+    c, d = floor(corrupt * n + 1e-9), most_dropped(n, dropout)
     privacy, failure = -(PRIVACY_BITS + 1) * log(2), -FAILURE_BITS * log(2)
     for k in range(4, n - 1, 2):
         if _falls_apart(n, c + d, k) > privacy:
             continue
+        corrupted, lost, half = _tails(n - 1, c, k), _tails(n - 1, d, k), _tails(n, c, k // 2)
         for tau in range(k // 2 + 1, k + 1):
-            if _tail(n - 1, c, k, 2 * tau - k) + log(n) <= privacy:  # more shares needed: safer, but sooner out of reach
-                if _tail(n - 1, d, k, k - tau + 1) + log(n) <= failure:
+            cut = _cut(half, n, d, k, tau) if chosen else -inf
+            if max(corrupted[2 * tau - k] + log(n), cut) <= privacy:  # more shares needed: safer, but sooner out of reach
+                if lost[k - tau + 1] + log(n) <= failure:
                     return Parameters(n, k, tau)
                 break
     raise MaskingRefused(
@@ -83,16 +99,28 @@ def _falls_apart(n: int, bad: int, k: int) -> float:
     return 2 * log(n) + _choose(n - runs, bad - runs) - _choose(n, bad)
 
 
-def _tail(population: int, marked: int, drawn: int, least: int) -> float:
-    """Log of P[at least `least` of `drawn` are marked], hypergeometric."""
-    if least <= 0:
-        return 0.0
-    total = -inf
+def _cut(half: list[float], n: int, missing: int, k: int, tau: int) -> float:
+    """Log of a bound on P[the ring can be cut by choosing who is missing]: k/2 consecutive sites at two places, at most
+    `missing` honest ones in all, and tau - k/2 - 1 corrupt ones at each: with the k/2 + 1 neighbours outside they give a K.
+    """
+    least, total = max(0, tau - k // 2 - 1), -inf
+    for first in range(least, k // 2 + 1):
+        second = max(least, k - missing - first)
+        if second <= k // 2:
+            total = _logaddexp(total, half[first] + half[second])
+    return 2 * log(n) - log(2) + total
+
+
+def _tails(population: int, marked: int, drawn: int) -> list[float]:
+    """For each `least` from 0 to `drawn`: log of P[at least `least` of `drawn` are marked], hypergeometric."""
+    out, total = [-inf] * (drawn + 1), -inf
     whole = _choose(population, drawn)
-    for x in range(least, min(marked, drawn) + 1):
-        if drawn - x <= population - marked:
+    for x in range(drawn, -1, -1):
+        if x <= marked and drawn - x <= population - marked:
             total = _logaddexp(total, _choose(marked, x) + _choose(population - marked, drawn - x) - whole)
-    return total
+        out[x] = total
+    out[0] = 0.0
+    return out
 
 
 def _choose(n: int, k: int) -> float:

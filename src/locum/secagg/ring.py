@@ -41,7 +41,7 @@ class Ring:
         return np.zeros(self.shape(size), self.dtype)
 
     def add(self, acc: Ints, other: Ints) -> None:
-        """acc += other, in place. Where the ring is not `exact`, reduce before the words overflow, and at the end."""
+        """acc += other, in place. Where the ring is not `exact`, `reduce` at the end."""
         if self.bits == WIDE:
             low = acc[:, 0]
             np.add(low, other[:, 0], out=low)
@@ -65,12 +65,12 @@ class Ring:
         if not self.exact:
             np.bitwise_and(acc, acc.dtype.type((1 << self.bits) - 1), out=acc)
 
-    def signed(self, acc: Ints) -> NDArray[np.int64]:
-        """The representative of least absolute value, for bits <= 32."""
-        half, whole = 1 << (self.bits - 1), 1 << self.bits
-        out = acc.astype(np.int64)
-        out[out >= half] -= whole
-        return out
+    def signed(self, acc: Ints) -> Ints:
+        """The representative of least absolute value, for bits <= 32; words of the same width, signed."""
+        spare = 8 * self.dtype.itemsize - self.bits
+        words = (acc << acc.dtype.type(spare)).view(acc.dtype.str.replace("u", "i"))  # the sign bit to the top, and back
+        lifted: Ints = words >> words.dtype.type(spare) if spare else words
+        return lifted
 
     # --- on the wire ----------------------------------------------------------------------------------------------
 

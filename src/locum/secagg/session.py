@@ -11,7 +11,7 @@ recorded today. The seed, to which every member contributed by commit and reveal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,13 +20,15 @@ import msgspec
 from locum.secagg.errors import MaskingRefused, ProtocolError, SessionLost
 from locum.secagg.kdf import KEY_BYTES, digest, hkdf, join, label
 from locum.secagg.messages import Column, KeyList, Keys, Seal, Seals, decode, encode
+from locum.secagg.parameters import COMPLETE_UP_TO, lot
 from locum.secagg.suites import Suite
 
 Entropy = Callable[[int], bytes]
 """`os.urandom`, or in tests something that repeats itself."""
 Sign = Callable[[bytes, bytes], bytes]
 """(label, message) -> 64 bytes, by this site's identity key."""
-MAX_SKIPPED = 100_000
+MAX_SKIPPED = 2_000
+"""Rounds that a site may miss before it needs a new session."""
 
 
 class Verifier(Protocol):
@@ -37,17 +39,28 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What both ends know of a set-up. keys: the identity keys of the round's sites, from the consortium's signed roster."""
+    """What both ends know of a set-up. keys: the identity keys of the round's sites, from the consortium's signed roster.
+
+    buckets: of the study's terms.
+    """
 
     id: bytes
     suite: Suite
     keys: Mapping[str, Verifier]
     n_min: int
+    buckets: int = 1
 
     @classmethod
-    def of(cls, *, study: str, run: str, t: int, roster: str, suite: Suite, keys: Mapping[str, Verifier], n_min: int) -> Setup:
+    def of(cls, *, study: str, run: str, t: int, roster: str, suite: Suite, keys: Mapping[str, Verifier], n_min: int, buckets: int = 1) -> Setup:
         """The set-up in round `t` of a run. roster: digest of the consortium's roster."""
-        return cls(digest("session", study, run, t, roster, suite.name), suite, keys, n_min)
+        return cls(digest("session", study, run, t, roster, suite.name), suite, keys, n_min, buckets)
+
+    def complete(self, members: Iterable[str], listed: Iterable[str]) -> bool:
+        """Whether these members may make the session. Where the topology is drawn by lot nobody may be left out after the
+        nonces are known: leaving out one or another would be drawing again.
+        """
+        listed = set(listed)
+        return not lot(len(listed), self.buckets) or set(members) == listed
 
 
 class Pending(msgspec.Struct):
@@ -99,6 +112,8 @@ def announce(setup: Setup, me: str, sign: Sign, entropy: Entropy) -> tuple[Pendi
 
 def seal(setup: Setup, me: str, pending: Pending, raw: bytes, sign: Sign, entropy: Entropy) -> bytes:
     """SEALS: a secret for every other site of the key list. Raises `MaskingRefused` or `ProtocolError`; `pending` is updated."""
+    if pending.secrets:
+        raise MaskingRefused("This site has sealed in this set-up already.", why="Its nonce is known by now.")
     listed = decode(raw, KeyList).keys
     own = listed.get(me)
     if own is None or own.commitment != _commitment(setup, me, pending.nonce) or own.public != setup.suite.public(pending.private):
@@ -127,28 +142,32 @@ def open_column(setup: Setup, me: str, pending: Pending, raw: bytes, t: int) -> 
         raise MaskingRefused("The session's members are not those whose keys this site has seen.")
     if len(members) < setup.n_min:
         raise MaskingRefused(f"Only {len(members)} sites are in the session; {setup.n_min} are the minimum here.")
+    if not setup.complete(members, pending.keys):
+        raise MaskingRefused("Sites that gave their keys are left out of the session.", why="The coordinator could draw the graph it likes.")
     for name, nonce in column.nonces.items():
         if pending.keys[name][1] != _commitment(setup, name, nonce):
             raise MaskingRefused(f"The nonce of '{name}' is not the one that it committed to.", why="The graph would not be random.")
+    seed = graph_seed(setup, column.nonces)
     roots, open_ = {}, setup.suite.opener(pending.private)
     for name, theirs in column.seals.items():
         if not setup.keys[name].verify(label("sealed"), theirs.signature, join(setup.id, name, me, theirs.sealed)):
             raise MaskingRefused(f"The seal of '{name}' is not signed by it.", why="Somebody between made or altered it.")
         secret = open_(theirs.sealed, join(setup.id, name, me))
-        roots[name] = _root(setup, (me, pending.secrets[name], pending.sealed[name]), (name, secret, theirs.sealed), pending)
-    return Session(setup.id, members, graph_seed(setup, column.nonces), t, roots)
+        roots[name] = _root(setup, seed, (me, pending.secrets[name], pending.sealed[name]), (name, secret, theirs.sealed), pending)
+    return Session(setup.id, members, seed, t, roots)
 
 
 # --- the coordinator's steps ------------------------------------------------------------------------------------------
 
 
 def key_list(setup: Setup, bodies: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The one list of all well-signed keys, for each of their senders; others are left out."""
+    """The one list of all well-signed keys that can be sealed to, for each of their senders; others are left out."""
     listed = {}
     for name, raw in bodies.items():
         try:
             keys = decode(raw, Keys)
             _check_keys(setup, name, keys)
+            setup.suite.seal(keys.public, bytes(KEY_BYTES), b"")  # a key that nobody can seal to would stop all the others
         except (ProtocolError, MaskingRefused):
             continue
         listed[name] = keys
@@ -157,7 +176,10 @@ def key_list(setup: Setup, bodies: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def columns(setup: Setup, bodies: Mapping[str, bytes], listed: bytes) -> tuple[bytes, dict[str, bytes]]:
-    """The session's seed, and for each member what the others sealed for it. Who did not seal for all is left out."""
+    """The session's seed, and for each member what the others sealed for it. Who did not seal well for all is left out.
+
+    Raises `MaskingRefused` where nobody may be left out; then the set-up must be tried again.
+    """
     keys = decode(listed, KeyList).keys
     rows: dict[str, Seals] = {}
     for name, raw in bodies.items():
@@ -165,8 +187,11 @@ def columns(setup: Setup, bodies: Mapping[str, bytes], listed: bytes) -> tuple[b
             seals = decode(raw, Seals)
         except ProtocolError:
             continue
-        if name in keys and set(seals.seals) == set(keys) - {name} and keys[name].commitment == _commitment(setup, name, seals.nonce):
+        whole = name in keys and set(seals.seals) == set(keys) - {name} and keys[name].commitment == _commitment(setup, name, seals.nonce)
+        if whole and (len(keys) > COMPLETE_UP_TO or _signed(setup, name, seals)):
             rows[name] = seals
+    if not setup.complete(rows, keys):
+        raise MaskingRefused(f"{len(keys) - len(rows)} of {len(keys)} sites did not seal for the others.", fix="nothing to do: the set-up is tried again")
     nonces = {name: rows[name].nonce for name in sorted(rows)}
     made = {me: encode(Column(nonces, {name: row.seals[me] for name, row in rows.items() if name != me})) for me in nonces}
     return graph_seed(setup, nonces), made
@@ -178,6 +203,12 @@ def columns(setup: Setup, bodies: Mapping[str, bytes], listed: bytes) -> tuple[b
 def graph_seed(setup: Setup, nonces: Mapping[str, bytes]) -> bytes:
     """The seed to which every member contributed."""
     return digest("seed", setup.id, *(part for name in sorted(nonces) for part in (name, nonces[name])))
+
+
+def _signed(setup: Setup, name: str, seals: Seals) -> bool:
+    """Whether every seal is signed: one that is not would stop its receiver. Checked here while n^2 signatures take a second."""
+    key = setup.keys[name]
+    return all(key.verify(label("sealed"), s.signature, join(setup.id, name, other, s.sealed)) for other, s in seals.seals.items())
 
 
 def _commitment(setup: Setup, name: str, nonce: bytes) -> bytes:
@@ -196,8 +227,10 @@ def _check_keys(setup: Setup, name: str, keys: Keys) -> None:
         raise MaskingRefused(f"The session key of '{name}' is not signed by it.", why="Somebody between replaced it.")
 
 
-def _root(setup: Setup, mine: tuple[str, bytes, bytes], theirs: tuple[str, bytes, bytes], pending: Pending) -> bytes:
-    """The same at both ends: everything in the order of the names."""
+def _root(setup: Setup, seed: bytes, mine: tuple[str, bytes, bytes], theirs: tuple[str, bytes, bytes], pending: Pending) -> bytes:
+    """The same at both ends: everything in the order of the names. The seed binds the list of members: sites that were shown
+    different lists share nothing, else one could be made to count in a smaller cohort than it knows of.
+    """
     (low, s_low, c_low), (high, s_high, c_high) = sorted((mine, theirs))
     transcript = digest("pair", setup.id, low, high, pending.keys[low][0], pending.keys[high][0], c_low, c_high)
-    return hkdf(s_low + s_high, transcript, "root", low, high)
+    return hkdf(s_low + s_high, transcript, "root", low, high, seed)

@@ -3,7 +3,7 @@
     join     fresh b, K;  p_ij = HKDF(root_ij, "pair");  shares of b and K to the neighbours;  escrow = AEAD(K, all p_ij)
     mask     y = x + PRG(b, "self", J) + sum over neighbours j in U1 of +-PRG(p_ij, "pair", J)
     confirm  one signature over (Mh, J, H(U2))
-    unmask   a quorum has signed this very U2: own b; shares of b_j for neighbours in U2, of K_j for those who dropped out
+    unmask   a quorum of the cohort has signed this very U2: own b; shares of b_j for neighbours in U2, of K_j for those who dropped out
 
 The caller makes the returned `Secrets` durable before the message leaves: that is how "once" survives a crash. From a site
 nobody ever gets both secrets of another: a share of b_j and a share of K_j are never given for the same j.
@@ -25,7 +25,6 @@ from locum.secagg.kdf import KEY_BYTES, digest, hkdf, label
 from locum.secagg.kdf import join as concat
 from locum.secagg.masks import Stream
 from locum.secagg.messages import Confirm, Join, Request, Roster, Survivors, Unmask, decode, encode
-from locum.secagg.parameters import quorum
 from locum.secagg.session import Entropy, Session, Sign
 from locum.secagg.topology import Manifest, Topology, confirmation, transcript
 
@@ -87,7 +86,7 @@ def mask(manifest: Manifest, secrets: Secrets, me: str, raw: bytes) -> list[Stre
     number = manifest.number(me)
     roster = decode(raw, Roster)
     joined = frozenset(roster.joined)
-    topology.check_joined(joined, manifest.minimum)
+    topology.check_joined(joined, manifest.minimum, manifest.terms.dropout)
     if number not in joined or roster.joined[number][0] != secrets.own:
         raise MaskingRefused("The list of who joined does not hold this site's own JOIN.", why="It was replaced, or belongs to another round.")
     if not topology.connected(number, joined):
@@ -112,7 +111,7 @@ def confirm(manifest: Manifest, secrets: Secrets, me: str, raw: bytes, sign: Sig
 
 
 def unmask(manifest: Manifest, secrets: Secrets, me: str, raw: bytes) -> bytes:
-    """UNMASK, if a quorum of U1 has signed this U2. The secrets are erased. Raises `MaskingRefused` or `ProtocolError`."""
+    """UNMASK, if a quorum of the cohort has signed this U2. The secrets are erased. Raises `MaskingRefused` or `ProtocolError`."""
     request = decode(raw, Request)
     survivors = _ascending(request.survivors)
     if secrets.phase == "confirmed":
@@ -121,7 +120,7 @@ def unmask(manifest: Manifest, secrets: Secrets, me: str, raw: bytes) -> bytes:
             raise MaskingRefused("Another list of survivors was confirmed here.", why="Two lists would take two sums.")
     else:  # the quorum was reached without this site's signature
         topology = _accept(manifest, secrets, me, survivors)
-    need, message = quorum(len(secrets.joined)), confirmation(manifest, secrets.j, survivors)
+    need, message = topology.quorum, confirmation(manifest, secrets.j, survivors)
     if not set(request.signatures) <= set(survivors) or len(request.signatures) < need:
         raise MaskingRefused(f"{len(request.signatures)} sites have confirmed the survivors; {need} are needed.", why="Others may see another list.")
     for i, signature in request.signatures.items():

@@ -1,17 +1,19 @@
 """One round's cohort: who is in it, in which bucket, who masks with whom, and how many shares give a secret.
 
-Every site computes this for itself, from the manifest, the approved terms and the session: the coordinator cannot lower it.
+Every site computes this for itself, from the manifest, the approved terms and the session: the coordinator cannot lower it. It is
+the same in every round of a session with the same cohort: a graph drawn anew for each round number could be chosen by its number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import floor
 
-from locum.secagg.errors import MaskingRefused
-from locum.secagg.graph import neighbours, permutation
+from locum.secagg.errors import MaskingRefused, SessionLost
+from locum.secagg.graph import draw, permutation
 from locum.secagg.kdf import digest, hkdf
-from locum.secagg.parameters import Parameters, find, most_dropped
+from locum.secagg.parameters import Parameters, find, lot, most_dropped, quorum
 from locum.secagg.session import Verifier
 from locum.study.manifest import Masking
 
@@ -37,7 +39,30 @@ class Manifest:
         return max(self.n_min, self.own_min)
 
     def number(self, name: str) -> int:
+        """Raises `MaskingRefused` for a site that is not in the roster."""
+        if name not in self.roster:
+            raise MaskingRefused(f"'{name}' is not in the round's roster.")
         return self.roster.index(name)
+
+
+class _Neighbours(Mapping[int, tuple[int, ...]]):
+    """Each site's neighbours, drawn when they are asked for: a site asks for its own."""
+
+    def __init__(self, buckets: tuple[tuple[int, ...], ...], drawn: list[Callable[[int], tuple[int, ...]]]) -> None:
+        self._places = {site: (bucket, i, near) for bucket, near in zip(buckets, drawn, strict=True) for i, site in enumerate(bucket)}
+        self._known: dict[int, tuple[int, ...]] = {}
+
+    def __getitem__(self, site: int) -> tuple[int, ...]:
+        if site not in self._known:
+            bucket, i, near = self._places[site]
+            self._known[site] = tuple(bucket[j] for j in near(i))
+        return self._known[site]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 @dataclass(frozen=True)
@@ -45,27 +70,32 @@ class Topology:
     """Numbers are positions in the manifest's roster. buckets: disjoint, together the cohort; neighbours are in the same bucket."""
 
     buckets: tuple[tuple[int, ...], ...]
-    neighbours: Mapping[int, tuple[int, ...]]
     parameters: tuple[Parameters, ...]
+    neighbours: Mapping[int, tuple[int, ...]]
 
     @classmethod
     def of(cls, manifest: Manifest, members: Iterable[str], seed: bytes) -> Topology:
-        """The cohort is who is both in the round's roster and in the session. Raises `MaskingRefused` below the minimum."""
+        """The cohort is who is both in the round's roster and in the session. Raises `MaskingRefused` below the minimum.
+
+        Where the topology is drawn by lot it is always drawn over all members: a roster that leaves some out would be another draw.
+        """
         member = set(members)
+        if lot(len(member), manifest.terms.buckets) and not member <= set(manifest.roster):
+            raise SessionLost("Members of the session are left out of the round.", fix="nothing to do: the next round sets up a new session")
         cohort = [i for i, name in enumerate(manifest.roster) if name in member]
         if len(cohort) < manifest.minimum:
             raise MaskingRefused(f"The cohort has {len(cohort)} sites; {manifest.minimum} are the minimum here.", why="The sum over few says too much of each.")
-        buckets = tuple(tuple(cohort[i] for i in bucket) for bucket in draw_buckets(len(cohort), manifest.n_min, manifest.terms, seed, manifest.t))
+        buckets = tuple(tuple(cohort[i] for i in bucket) for bucket in draw_buckets(len(cohort), manifest.n_min, manifest.terms, seed))
         chosen = tuple(find(len(b), manifest.terms.corrupt, manifest.terms.dropout) for b in buckets)
-        around: dict[int, tuple[int, ...]] = {}
-        for number, (bucket, p) in enumerate(zip(buckets, chosen, strict=True)):
-            drawn = neighbours(p, hkdf(seed, b"", "bucket graph", number), manifest.t)
-            around |= {site: tuple(bucket[j] for j in drawn[i]) for i, site in enumerate(bucket)}
-        return cls(buckets, around, chosen)
+        least = min(len(b) for b in buckets)
+        if least < manifest.minimum:
+            raise MaskingRefused(f"A bucket has {least} sites; {manifest.minimum} are the minimum here.", fix="ask for a study with fewer buckets")
+        drawn = [draw(p, hkdf(seed, b"", "bucket graph", number), 0) for number, p in enumerate(chosen)]
+        return cls(buckets, chosen, _Neighbours(buckets, drawn))
 
     @property
     def cohort(self) -> frozenset[int]:
-        return frozenset(self.neighbours)
+        return frozenset(i for bucket in self.buckets for i in bucket)
 
     def threshold(self, site: int) -> int:
         """tau: how many shares give a secret of this site."""
@@ -79,22 +109,40 @@ class Topology:
         p = self._of(site)[1]
         return len(joined.intersection(self.neighbours[site])) + (1 if p.complete else 0) >= p.tau
 
-    def check_joined(self, joined: frozenset[int], n_min: int) -> None:
-        """U1 must lie in the cohort and leave no bucket below the minimum. Raises `MaskingRefused`."""
+    @property
+    def quorum(self) -> int:
+        """How many must be there, and sign, at every step."""
+        return quorum(len(self.cohort))
+
+    def check_joined(self, joined: frozenset[int], n_min: int, dropout: float) -> None:
+        """U1 must lie in the cohort, be a quorum of it, and leave no bucket below the minimum. Raises `MaskingRefused`."""
         if not joined <= self.cohort:
             raise MaskingRefused("Sites that are not in the cohort are listed as joined.", why="The coordinator may not add sites of its own.")
         self._check_minimum(joined, n_min)
+        if len(joined) < self.quorum:
+            raise MaskingRefused(f"{len(joined)} of {len(self.cohort)} sites are said to have joined; {self.quorum} must.", why="Others may see another list.")
+        self._check_missing(joined, dropout)
 
     def check_survivors(self, survivors: frozenset[int], joined: frozenset[int], n_min: int, dropout: float) -> None:
         """U2 must lie in U1, keep every bucket at the minimum, and not have lost more than was agreed. Raises `MaskingRefused`."""
         if not survivors <= joined:
             raise MaskingRefused("Sites that did not join are listed as survivors.")
         self._check_minimum(survivors, n_min)
+        self._check_missing(survivors, dropout)
         for bucket in self.buckets:
             here = joined.intersection(bucket)
             lost, most = len(here - survivors), most_dropped(len(here), dropout)
             if lost > most:
                 raise MaskingRefused(f"{lost} sites are said to have dropped out; {most} are the most.", why="Dropping sites would shrink the sum.")
+
+    def _check_missing(self, present: frozenset[int], dropout: float) -> None:
+        """A k-regular graph was drawn for so many missing sites in all, absent from the start or lost later: whoever chooses
+        more could cut the graph, and read the sums of its parts.
+        """
+        for bucket, p in zip(self.buckets, self.parameters, strict=True):
+            missing, most = len(bucket) - len(present.intersection(bucket)), most_dropped(len(bucket), dropout)
+            if not p.complete and missing > most:
+                raise MaskingRefused(f"{missing} of {len(bucket)} sites are missing; {most} are the most.", fix="raise terms.masking.dropout in a new study")
 
     def _check_minimum(self, sites: frozenset[int], n_min: int) -> None:
         for bucket in self.buckets:
@@ -103,12 +151,16 @@ class Topology:
                 raise MaskingRefused(f"{count} sites would be in the sum; {n_min} are the minimum here.", why="The sum over few says too much of each.")
 
 
-def draw_buckets(n: int, n_min: int, terms: Masking, seed: bytes, t: int) -> list[list[int]]:
-    """0..n-1 in random buckets of about equal size, as many as were agreed if each can hold the minimum. Raises `MaskingRefused`."""
+def draw_buckets(n: int, n_min: int, terms: Masking, seed: bytes) -> list[list[int]]:
+    """0..n-1 in random buckets of about equal size, as many as were agreed if each can hold the minimum, and more sites than
+    all that may collude are a quorum of. Raises `MaskingRefused`.
+    """
     count = max(1, min(terms.buckets, n // n_min))
+    while count > 1 and floor(terms.corrupt * n + 1e-9) >= quorum(n // count):
+        count -= 1
     if count < 2 * terms.trim + 1:
         raise MaskingRefused(f"{n} sites make {count} buckets; trimming needs {2 * terms.trim + 1}.", fix="wait for more sites")
-    order = permutation(n, seed, t, "bucket")
+    order = permutation(n, seed, 0, "bucket")
     return [sorted(order[b::count]) for b in range(count)]
 
 

@@ -107,7 +107,7 @@ class _InProcess:
         if encoding is None:
             return sum_vectors(layout, (self._vectors[site] for site in sites))
         try:
-            buckets = draw_buckets(len(sites), terms.min_cohort, terms.masking, digest("simulation", a.study), a.seq)
+            buckets = draw_buckets(len(sites), terms.min_cohort, terms.masking, digest("simulation", a.study, a.seq))
         except MaskingRefused as refusal:
             raise RunFailed(refusal.what, why=refusal.why, fix=refusal.fix) from None
         totals = [sum_elements(encoding, (self._vectors[sites[i]] for i in bucket)) for bucket in buckets]

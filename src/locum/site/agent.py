@@ -45,6 +45,7 @@ SMALL = 1 << 20
 VISITS = 2
 """Visits at a time: each may need a few models' worth of memory."""
 MAX_REFUSED = 1000
+PRUNE_S = 86400.0
 GRACE_S = 3600.0
 """How long after its deadline a round is still tried, where the way to the coordinator is broken."""
 
@@ -101,9 +102,12 @@ class Agent:
     # --- asking for work ------------------------------------------------------------------------------------------
 
     async def _poll(self) -> None:
-        failures = 0
+        failures, pruned = 0, time.monotonic()
         while True:
             try:
+                if time.monotonic() - pruned > PRUNE_S:
+                    pruned = time.monotonic()
+                    await asyncio.to_thread(self.store.prune)
                 for digest, decision in self.store.untold():
                     await self._tell(digest, decision)
                 asked = time.monotonic()
@@ -182,7 +186,6 @@ class Agent:
         """One round, whatever happens in it; other rounds and runs go on."""
         a, failures = request.assignment, 0
         log = self.log.bind(run=a.run, seq=a.seq, **({"phase": request.phase} if a.session else {}))
-        deadline = request.notice.deadline if request.notice else a.deadline
         lock = self._locks.setdefault(a.run, asyncio.Lock())
         while True:
             try:
@@ -191,7 +194,7 @@ class Agent:
             except (Unavailable, sqlite3.OperationalError) as error:
                 failures += 1
                 log.warning("round interrupted", **reason(error))
-                if self.api.connection.now() > deadline + GRACE_S:
+                if self.api.connection.now() > request.deadline + GRACE_S:
                     return self._refuse(request.id, "round given up", error, run=a.run, seq=a.seq)
                 await self._back_off(failures)
             except Exception as error:
@@ -265,6 +268,8 @@ class Agent:
     async def _masked(self, request: Request, study: Study, task: Task) -> Answer:
         """One phase of a masked round: check, compute, make durable. The vector is computed before JOIN, and leaves in `masked`."""
         a, phase, terms = request.assignment, request.phase, study.terms
+        if self.api.connection.now() > request.deadline:
+            raise ReleaseDeclined("masking", "The request has expired.", why="A round that is over at the coordinator is over here.")
         roster = await self._roster(a)
         asked = check_body(request.notice, await self.api.asked(request.notice)) if request.notice else b""
         raw = self.store.assignment(a.run, a.seq) or request.raw
@@ -280,16 +285,17 @@ class Agent:
                 body = await self._thread(lambda: part.answer(phase, asked))
                 self._held[a.run] = (a.seq, protected, memory)
                 return await self._say(request, body, self.door.message(phase, body, a, self.identity), part.saved())
-        summed: tuple[str, ...] = ()
-        if phase in ("confirm", "unmask"):
-            summed = part.survivors(phase, asked)
-            self.door.check_differences(summed, self.store.summed(a.study, a.step, a.state), terms)
-        body = await self._thread(lambda: part.answer(phase, asked))
-        if phase == "unmask":
-            context, entry = part.transcript, self._entry(study, a)
-            envelope = await self._thread(lambda: self.door.unmask(body, a, terms, len(summed), identity=self.identity, context=context, **entry))
-            return await self._say(request, body, envelope, part.saved(summed))
-        return await self._say(request, body, self.door.message(phase, body, a, self.identity, context=part.transcript), part.saved())
+        async with self._locks.setdefault(f"sums of {a.study}", asyncio.Lock()):  # two runs of a study must not both find that nothing was summed
+            summed: tuple[str, ...] = ()
+            if phase in ("confirm", "unmask"):
+                summed = part.survivors(phase, asked)
+                self.door.check_differences(summed, self.store.summed(a.study, a.step, a.state), terms)
+            body = await self._thread(lambda: part.answer(phase, asked))
+            if phase == "unmask":
+                context, entry = part.transcript, self._entry(study, a)
+                envelope = await self._thread(lambda: self.door.unmask(body, a, terms, len(summed), identity=self.identity, context=context, **entry))
+                return await self._say(request, body, envelope, part.saved(summed))
+            return await self._say(request, body, self.door.message(phase, body, a, self.identity, context=part.transcript), part.saved())
 
     def _cover(self, part: MaskedRound, asked: bytes, protected: Protected, a: Assignment, study: Study) -> Release:
         return self.door.release(protected, a, study.terms, identity=self.identity, covered=part.mask(asked), **self._entry(study, a))

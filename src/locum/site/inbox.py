@@ -39,6 +39,11 @@ class Request:
         return self.notice.phase if self.notice else self.assignment.phase
 
     @property
+    def deadline(self) -> float:
+        """Unix seconds."""
+        return self.notice.deadline if self.notice else self.assignment.deadline
+
+    @property
     def place(self) -> tuple[int, int]:
         """Where in its run: round and phase."""
         return self.assignment.seq, PHASES.index(self.phase)

@@ -24,6 +24,7 @@ from locum.secagg.messages import Request as UnmaskRequest
 from locum.secagg.messages import Survivors, decode
 from locum.secagg.session import Pending, Session
 from locum.secagg.site import Secrets
+from locum.secagg.topology import Topology
 from locum.site.store import Masking, Store
 from locum.study.manifest import Terms
 
@@ -72,11 +73,13 @@ class MaskedRound:
         return Masks(streams, secrets.j, len(secrets.joined))
 
     def survivors(self, phase: str, asked: bytes) -> tuple[str, ...]:
-        """Whose sum would be read, of a `confirm` or an `unmask`."""
+        """Whose sum would be read together with this site's numbers (its own bucket's), of a `confirm` or an `unmask`."""
+        secrets, number = self._secrets, self.manifest.number(self.me)
         try:
             numbers = decode(asked, Survivors).survivors if phase == "confirm" else decode(asked, UnmaskRequest).survivors
-            return tuple(self.manifest.roster[i] for i in numbers)
-        except (ProtocolError, IndexError) as error:
+            mine = next(b for b in Topology.of(self.manifest, secrets.members, secrets.seed).buckets if number in b)
+            return tuple(self.manifest.roster[i] for i in numbers if i in mine)
+        except (ProtocolError, MaskingRefused) as error:
             raise ReleaseDeclined("masking", "The survivors are not a list of sites of this round.") from error
 
     @property

@@ -315,11 +315,15 @@ class Store:
             db.execute("UPDATE answer SET status = ? WHERE run = ? AND seq = ? AND turn = ?", (status, answer.run, answer.seq, answer.turn))
 
     def prune(self, age_s: float = 7 * 86400.0) -> None:
-        """Drop the bytes, not the record, of answers that the coordinator has had for a week, and abandoned downloads."""
+        """Drop the bytes, not the record, of answers that the coordinator has had for a week, the secrets of runs that have
+        been silent for so long, and abandoned downloads.
+        """
         before = self.clock() - age_s
         with self._transaction() as db:
             old = db.execute("SELECT run, seq FROM answer WHERE status != 'ready' AND time < ?", (before,)).fetchall()
             db.executemany("DELETE FROM body WHERE run = ? AND seq = ?", old)
+            for table in ("session", "masking"):
+                db.execute(f"DELETE FROM {table} WHERE run NOT IN (SELECT run FROM answer WHERE time >= ?)", (before,))  # noqa: S608 - our own names
         for run, seq in old:
             self.outbox_file(run, seq).unlink(missing_ok=True)
         for path in self.incoming.iterdir():

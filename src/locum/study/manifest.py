@@ -60,8 +60,9 @@ class Masking(Document):
     """How updates are masked (secure aggregation FSA-1, docs/secagg.md). Approved with the study: nobody lowers it later.
 
     suite: the key agreement. bits, clip, max_weight: the encoding of float32 tensors; without a clip they travel exactly, at
-    16 bytes a number. corrupt, dropout: shares of the cohort that may collude with the coordinator, and that may fail between
-    JOIN and MASKED. buckets: random parts of the cohort that are summed apart, each of at least min_cohort sites, whose
+    16 bytes a number. corrupt: the share of the cohort that may collude with the coordinator (up to 128 sites in one bucket it is
+    always a third). dropout: the share that may fail between JOIN and MASKED, above 128 sites the share that may be missing in
+    all. buckets: random parts of the cohort that are summed apart, each of at least min_cohort sites, whose
     trimmed mean is taken (trim: how many are cut off at either end).
     """
 

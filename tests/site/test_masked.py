@@ -1,0 +1,195 @@
+"""Masked rounds with real processes that are killed at every message, and a coordinator that asks for what it may not have."""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from locum.federation.roster import Roster, SignedRoster
+from locum.secagg.site import Secrets
+from locum.site.masking import _State
+from locum.site.store import Store
+
+PLAN = [{"name": name, "task": "moments", "variables": ["x"]} for name in ("first", "second")]
+KILLER = """
+import os, signal
+from locum.client.api import Api
+send = Api.answer
+async def answer(self, a, envelope, body=b"", *, phase=""):
+    hit = (a.seq, phase) == ({seq}, "{phase}")
+    if hit and "{when}" == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    await send(self, a, envelope, body, phase=phase)
+    if hit:
+        os.kill(os.getpid(), signal.SIGKILL)
+Api.answer = answer
+"""
+
+
+@pytest.fixture
+def killer(tmp_path: Path) -> Callable[[int, str, str], Path]:
+    """killer(seq, phase, when): a file that makes a site's process kill itself with SIGKILL, the answer durable, unsent or just sent."""
+
+    def write(seq: int, phase: str, when: str) -> Path:
+        path = tmp_path / f"killer_{seq}_{phase}_{when}.py"
+        path.write_text(KILLER.format(seq=seq, phase=phase, when=when))
+        return path
+
+    return write
+
+
+def table(site: Path) -> np.ndarray:
+    return np.loadtxt(site / "table.csv", skiprows=1)
+
+
+@contextlib.contextmanager
+def dying(federation: Any, sites: list[Path], *preload: Path) -> Iterator[list[Any]]:
+    """Sites in processes of their own."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(federation.process_of(site, *preload)) for site in sites]
+
+
+CASES = [(0, "keys", "before", 6), (0, "seals", "after", 6), (1, "join", "before", 6), (1, "join", "after", 6), (1, "masked", "before", 6)]
+CASES += [(1, "masked", "after", 7), (1, "confirm", "before", 7), (1, "confirm", "after", 7), (1, "unmask", "before", 7), (1, "unmask", "after", 7)]
+
+
+@pytest.mark.parametrize(("seq", "phase", "when", "summed"), CASES)
+def test_the_round_goes_on_without_a_site_that_was_killed(federation: Any, study: Any, killer: Any, seq: int, phase: str, when: str, summed: int) -> None:
+    sites = federation.sites(7)
+    federation.sign_roster()
+    asked = study("dropout", plan=PLAN, terms={"aggregation": "masked", "start_when": 7, "deadline_s": 2.0})
+    run = federation.submit(asked, sites)
+    with dying(federation, sites[:1], killer(seq, phase, when)) as (victim,), federation.serve(sites[1:]):
+        view = federation.finish(run, 60)
+        assert victim.process.wait(10) == -9
+    assert (view.status, view.error) == ("finished", "")
+    rounds = {r.seq: r for r in federation.client.rounds(run) if r.status == "closed"}
+    assert rounds[seq].summed == summed
+    alive = np.concatenate([table(site) for site in (sites if summed == 7 else sites[1:])])
+    result = view.results["second" if seq else "first"]
+    mean, count = found(result)
+    assert count == len(alive)
+    assert mean == pytest.approx(alive.mean(), abs=1e-12)
+
+
+def found(result: Any) -> tuple[float, int]:
+    """Mean and count of x in what `moments` answers."""
+    return result["variables"]["x"]["mean"], result["variables"]["x"]["n"]
+
+
+def test_too_many_dropouts_fail_cleanly_and_the_round_is_retried_with_fresh_masks(federation: Any, study: Any, killer: Any) -> None:
+    sites = federation.sites(7)
+    federation.sign_roster()
+    asked = study("retried", plan=PLAN, terms={"aggregation": "masked", "start_when": 7, "deadline_s": 2.0, "attempts": 10})
+    run = federation.submit(asked, sites)
+    with federation.serve(sites[2:]):
+        with dying(federation, sites[:2], killer(1, "masked", "before")) as victims:
+            for victim in victims:
+                assert victim.process.wait(30) == -9
+        secrets, version = [state_of(site, run, 1) for site in sites[2:]], -1
+        while all(r.status != "failed" for r in federation.client.rounds(run)):  # more have dropped out than a quorum can spare
+            version = federation.client(federation.client.api.run(run, version=version, wait=2.0)).version
+        with dying(federation, sites[:2]):
+            view = federation.finish(run, 60)
+    assert (view.status, view.error) == ("finished", "")
+    rounds = federation.client.rounds(run)
+    assert rounds[1].status == "failed"
+    assert [r.summed for r in rounds if r.status == "closed"] == [7, 7]
+    everyone = np.concatenate([table(site) for site in sites])
+    assert found(view.results["second"]) == (pytest.approx(everyone.mean(), abs=1e-12), len(everyone))
+    for site, old in zip(sites[2:], secrets, strict=True):
+        new = state_of(site, run, rounds[-1].seq)
+        assert new.phase == "unmasked"
+        assert old is None or old.own != new.own, "another JOIN"
+        with Store(site) as store:
+            assert store.masking(run, 1)[1] is None, "what was kept of the failed round is gone"
+
+
+def state_of(site: Path, run: str, seq: int) -> Secrets | None:
+    with Store(site) as store:
+        raw = store.masking(run, seq)[1]
+    return msgspec.msgpack.decode(raw, type=_State).secrets if raw else None
+
+
+def test_after_a_run_a_site_keeps_the_record_and_no_seed(federation: Any, study: Any) -> None:
+    sites = federation.sites(5)
+    federation.sign_roster()
+    asked = study("kept", plan=PLAN[:1], terms={"aggregation": "masked", "start_when": 5})
+    run = federation.submit(asked, sites)
+    with federation.serve(sites):
+        assert federation.finish(run).status == "finished"
+    for site in sites:
+        secrets = state_of(site, run, 0)
+        assert secrets
+        assert (secrets.phase, secrets.b, secrets.k, secrets.pairs, secrets.shares) == ("unmasked", b"", b"", {}, {})
+        with Store(site) as store:
+            (line, shares) = store.releases()
+            assert (line.entry.cohort, shares.entry.cohort) == (5, 5)
+            assert shares.entry.scalars == 0
+            store.verify()
+    db = sqlite3.connect(federation.folder.path / "coordinator.db")
+    assert db.execute("SELECT count(*) FROM messages WHERE run = ? AND body IS NOT NULL", (run,)).fetchone() == (0,)
+    assert db.execute("SELECT count(*) FROM inbox WHERE run = ?", (run,)).fetchone() == (0,)
+
+
+def test_the_same_numbers_are_not_summed_over_a_cohort_that_differs_by_one(federation: Any, study: Any) -> None:
+    sites = federation.sites(6)
+    federation.sign_roster()
+    asked = study("difference", plan=PLAN[:1], terms={"aggregation": "masked", "start_when": 6, "deadline_s": 2.0, "attempts": 1})
+    run = federation.submit(asked, sites)
+    with federation.serve(sites):
+        assert federation.finish(run).status == "finished"
+        again = federation.client.start_run(asked.digest).id
+        assert federation.finish(again).status == "finished", "the very same sum says nothing new"
+    with federation.serve(sites[1:]):
+        third = federation.client.start_run(asked.digest).id
+        view = federation.finish(third)
+    assert view.status == "failed"
+    assert "differencing" in view.error
+
+
+def test_a_masked_study_does_not_run_in_a_clear_round(rogue: Any, study: Any, agents: Any) -> None:
+    asked = study("forged", plan=PLAN[:1], terms={"aggregation": "masked"})
+    rogue.learn(asked)
+    rogue.offer(rogue.sign(rogue.assignment(asked)))  # signed by the coordinator's own key, without a session
+    with agents([rogue.site]) as running:
+        running.wait(rogue.site, "round answered")
+    ((_, envelope, body),) = rogue.answers
+    assert (envelope.kind, body) == ("decline", b"policy")
+
+
+def test_a_roster_never_goes_back(tmp_path: Path) -> None:
+    from locum.errors import Conflict
+    from locum.federation.identity import Identity
+
+    office = Identity.generate()
+    key = str(Identity.generate().public)
+    signed = [SignedRoster.of(Roster(federation="f", version=v, issued=0.0, sites={"a": key}), office) for v in (1, 2)]
+    with Store(tmp_path) as store:
+        store.put_roster(2, signed[1])
+        store.put_roster(2, signed[1])
+        with pytest.raises(Conflict, match="older"):
+            store.put_roster(1, signed[0])
+        other = SignedRoster.of(Roster(federation="f", version=2, issued=1.0, sites={"a": key}), office)
+        with pytest.raises(Conflict):
+            store.put_roster(2, other)
+
+
+def test_buckets_bound_what_one_dishonest_site_can_do(federation: Any, study: Any) -> None:
+    """Nine sites in three buckets; one has a value a thousand times too large, and the trimmed mean leaves its bucket out."""
+    sites = [federation.site(f"s{i}", rows="x\n" + ("1000.0\n" if i == 0 else "1.0\n")) for i in range(9)]
+    federation.sign_roster()
+    masking = {"buckets": 3, "trim": 1, "corrupt": 0.2}
+    asked = study("buckets", plan=PLAN[:1], terms={"aggregation": "masked", "masking": masking, "start_when": 9})
+    run = federation.submit(asked, sites)
+    with federation.serve(sites):
+        view = federation.finish(run)
+    assert view.status == "finished"
+    assert "random buckets of at least 3 sites" in view.protection
+    assert found(view.results["first"]) == (pytest.approx(1.0), 9)
+    assert {r.summed for r in federation.client.rounds(run)} == {9}
