@@ -252,10 +252,11 @@ def _setup(report: Report, n: int) -> None:
     column = encode(session.Column({name: told[name][0].nonce for name in names}, sent))
     spent = []
     for _ in range(5):
+        mine = session.Pending(pending.private, pending.nonce)
         start = time.process_time()
         session.announce(setup, me, identities[me].sign, os.urandom)
-        seals = session.seal(setup, me, pending, listed, identities[me].sign, os.urandom)
-        session.open_column(setup, me, pending, column, 0)
+        seals = session.seal(setup, me, mine, listed, identities[me].sign, os.urandom)
+        session.open_column(setup, me, mine, column, 0)
         spent.append(time.process_time() - start)
     size = len(seals) + len(column) + len(listed)
     decode(seals, session.Seals)

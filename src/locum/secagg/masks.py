@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from locum.secagg.kdf import hkdf
 from locum.secagg.ring import Ints, Ring
 
-CHUNK = 1 << 16
-"""Bytes at a time: 64 KiB stays in the second-level cache beside the keystream."""
+CHUNK = 1 << 17
+"""Bytes at a time: 128 KiB stays in the second-level cache beside the keystream, and two threads seldom meet."""
 _ZEROS = bytes(CHUNK)
 _BLOCK = 16
 _SMALL = 1 << 20
