@@ -62,6 +62,10 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 def test_the_walk(shell: Shell) -> None:
     port = free_port()
+    own = shell.json("roster", "key", "elsewhere.key")
+    assert shell.json("init", "other", "--consortium", own["public_key"])["consortium_fingerprint"] == own["fingerprint"]
+    assert not (shell.folder / "other" / "consortium.key").exists()
+    assert "exists already" in shell("roster", "key", "elsewhere.key", code=1)
     made = shell.json("init", "coordinator", "--url", f"https://localhost:{port}")
     assert "already holds" in shell("init", "coordinator", code=1)
     serving = shell.background("serve", "coordinator")

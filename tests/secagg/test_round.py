@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from locum.secagg import cohort, masks, shamir, site
-from locum.secagg.errors import MaskingRefused, ProtocolError, Unrecoverable
+from locum.secagg.errors import MaskingRefused, ProtocolError, SessionLost, Unrecoverable
 from locum.secagg.kdf import digest, label
 from locum.secagg.kdf import join as concat
 from locum.secagg.messages import Confirm, Join, Request, Roster, Survivors, Unmask, decode, encode
@@ -980,3 +980,20 @@ def corrupt_join(g: Game, i: int, body: Join) -> None:
     g.p.joins[i] = signed(g, body, i)
     g.secrets(i).own = site.join_digest(g.p.m, i, body)
     g.p.join([])
+
+
+@pytest.mark.parametrize(("n", "terms"), [(130, Masking()), (15, Masking(buckets=3, trim=1))], ids=["a graph", "buckets"])
+def test_where_the_topology_is_drawn_no_member_may_be_left_out_of_a_round(n: int, terms: Masking) -> None:
+    """Else each choice of who is left out would be another draw, and the coordinator could look for the one that it likes."""
+    names = play.names(n)
+    m = play.Federation(n, terms=terms, n_min=3).manifest(1)
+    assert Topology.of(m, names, bytes(32)).cohort == frozenset(range(n))
+    with pytest.raises(SessionLost, match="left out"):
+        Topology.of(replace(m, roster=m.roster[1:]), names, bytes(32))
+    assert Topology.of(m, names[1:], bytes(32)).cohort == frozenset(range(1, n))
+
+
+def test_a_bucket_below_a_sites_own_minimum_is_refused_before_it_joins() -> None:
+    m = play.Federation(15, terms=Masking(buckets=3, trim=1), n_min=3).manifest(1)
+    with pytest.raises(MaskingRefused, match="bucket has 5 sites; 6"):
+        Topology.of(replace(m, own_min=6), play.names(15), bytes(32))

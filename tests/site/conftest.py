@@ -26,6 +26,7 @@ from locum.coordinator.server import invite
 from locum.data import load_rows
 from locum.federation.envelope import Envelope
 from locum.federation.identity import Identity
+from locum.federation.round import PHASES
 from locum.federation.runner import Runner
 from locum.federation.state import encode_state
 from locum.federation.wire import Assignment, RunView, SignedAssignment, StudyView, Work, federation_id
@@ -281,7 +282,7 @@ class Rogue:
             reply = msgspec.json.encode(Work(assignments=tuple(new)))
         elif path.endswith("/state"):
             reply = self.states[path.split("/")[3], int(path.split("/")[5])]
-        elif path.endswith("/release"):
+        elif path.endswith(("/release", *PHASES)):
             self.answers.append((path, Envelope.open(headers[b"locum-envelope"].decode(), self.key), body))
             if self.refuse:
                 self.refuse -= 1

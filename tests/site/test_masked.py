@@ -10,10 +10,16 @@ import msgspec
 import numpy as np
 import pytest
 
+from locum.client import Client, Patience, join
+from locum.coordinator.config import init_folder
+from locum.coordinator.server import invite
 from locum.federation.roster import Roster, SignedRoster
+from locum.federation.wire import Session
 from locum.secagg.site import Secrets
 from locum.site.masking import _State
 from locum.site.store import Store
+from locum.testing.federation import free_port
+from locum.testing.process import CoordinatorProcess
 
 PLAN = [{"name": name, "task": "moments", "variables": ["x"]} for name in ("first", "second")]
 KILLER = """
@@ -193,3 +199,54 @@ def test_buckets_bound_what_one_dishonest_site_can_do(federation: Any, study: An
     assert "random buckets of at least 3 sites" in view.protection
     assert found(view.results["first"]) == (pytest.approx(1.0), 9)
     assert {r.summed for r in federation.client.rounds(run)} == {9}
+
+
+def test_a_request_that_has_expired_is_declined(rogue: Any, study: Any, agents: Any) -> None:
+    asked = study("stale", plan=PLAN[:1], terms={"aggregation": "masked"})
+    rogue.learn(asked)
+    session = Session(roster="0" * 64, seq=0)
+    rogue.offer(rogue.sign(rogue.assignment(asked, session=session, phase="keys", deadline=1.0)))
+    with agents([rogue.site]) as running:
+        declined = running.wait(rogue.site, "declined")
+        running.wait(rogue.site, "round answered")
+    assert "expired" in declined["what"]
+    ((_, envelope, body),) = rogue.answers
+    assert (envelope.kind, envelope.phase, body) == ("decline", "keys", b"masking")
+
+
+def test_what_a_silent_run_left_is_dropped_after_a_week(tmp_path: Path) -> None:
+    with Store(tmp_path, clock=lambda: 1000.0) as store, store._transaction() as db:
+        db.execute("INSERT INTO session VALUES ('r', x'00')")
+        db.execute("INSERT INTO masking VALUES ('r', 3, x'00')")
+    with Store(tmp_path, clock=lambda: 1000.0 + 8 * 86400) as store:
+        store.prune()
+        assert store.masking("r", 3) == (None, None)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, postgres_url: str, s3_server: Any, federation: Any) -> Iterator[Any]:
+    """A federation whose coordinator keeps its state in PostgreSQL and its vectors in an S3 store."""
+    port = free_port()
+    where = {"database": postgres_url, "blobs": s3_server.new_bucket(), "s3_endpoint": s3_server.endpoint}
+    folder = init_folder(tmp_path / "coordinator", url=f"http://127.0.0.1:{port}", **where)
+    with CoordinatorProcess(folder.path, (Path(__file__).parent / "walk.py",), port=port) as process:
+        join(tmp_path / "ida", invite(folder, "ida", "investigator"))
+        with Client.open(tmp_path / "ida", patience=Patience(attempts=20, cap_s=0.5)) as client:
+            yield type(federation)(tmp_path, folder, process, client)
+
+
+def test_masked_rounds_on_postgresql_and_s3_with_a_coordinator_that_is_killed(elsewhere: Any, study: Any) -> None:
+    sites = elsewhere.sites(5)
+    elsewhere.sign_roster()
+    asked = study("elsewhere", size=20_000, rounds=4, terms={"aggregation": "masked", "start_when": 5})
+    run = elsewhere.submit(asked, sites)
+    with elsewhere.serve(sites):
+        view = elsewhere.client.run(run)
+        while view.seq < 1:
+            view = elsewhere.client(elsewhere.client.api.run(run, version=view.version, wait=2.0))
+        elsewhere.process.kill()
+        elsewhere.process.start()
+        view = elsewhere.finish(run, 60)
+    assert (view.status, view.error) == ("finished", "")
+    assert view.model == elsewhere.simulated(asked, sites), "the same bits as in process"
+    assert {r.summed for r in elsewhere.client.rounds(run) if r.status == "closed"} == {5}

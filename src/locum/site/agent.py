@@ -27,7 +27,6 @@ from locum.client.connection import CHUNK
 from locum.errors import Conflict, EnvelopeError, LocumError, TaskError, Unavailable
 from locum.federation.door import Door, Protected, Release, ReleaseDeclined, SitePolicy
 from locum.federation.identity import PublicKey
-from locum.federation.roster import Roster
 from locum.federation.state import decode_state, encode_state
 from locum.federation.visit import visit
 from locum.federation.wire import LONG_POLL_S, Assignment, SignedAssignment
@@ -73,6 +72,7 @@ class Agent:
         self.identity = api.connection.identity
         self.door = Door(api.connection.name, policy or SitePolicy())
         self.consortium = consortium
+        self._keys: tuple[str, dict[str, PublicKey]] = ("", {})
         self.computing = 0
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, None] = {}
@@ -270,10 +270,9 @@ class Agent:
         a, phase, terms = request.assignment, request.phase, study.terms
         if self.api.connection.now() > request.deadline:
             raise ReleaseDeclined("masking", "The request has expired.", why="A round that is over at the coordinator is over here.")
-        roster = await self._roster(a)
+        keys, policy = await self._roster(a), self.door.policy
         asked = check_body(request.notice, await self.api.asked(request.notice)) if request.notice else b""
         raw = self.store.assignment(a.run, a.seq) or request.raw
-        keys, policy = roster.keys, self.door.policy
         part = await self._thread(lambda: MaskedRound(self.store, self.identity, self.door.site, a, raw, keys, terms, policy))
         if phase in ("join", "masked"):
             async with self._visits:
@@ -309,12 +308,14 @@ class Agent:
         await self._thread(lambda: self.store.keep(answer, masking=masking))
         return answer
 
-    async def _roster(self, a: Assignment) -> Roster:
-        """The consortium's roster that the round names."""
+    async def _roster(self, a: Assignment) -> dict[str, PublicKey]:
+        """The sites' keys, by the consortium's roster that the round names. Checked once, then kept: it is asked for in every phase."""
         wanted = a.session.roster if a.session else ""
-        known = self.store.roster()
-        signed = known[1] if known and known[1].digest == wanted else await self.api.roster()
-        return check_roster(self.store, signed, wanted, self.consortium, self.api.connection.federation)
+        if self._keys[0] != wanted:
+            known = self.store.roster()
+            signed = known[1] if known and known[1].digest == wanted else await self.api.roster()
+            self._keys = wanted, check_roster(self.store, signed, wanted, self.consortium, self.api.connection.federation).keys
+        return self._keys[1]
 
     async def _visit(self, a: Assignment, study: Study, task: Task) -> tuple[Protected, bytes | None]:
         """Fetch the state and visit the rows, in a thread; the state is freed before the vector travels."""
