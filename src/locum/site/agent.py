@@ -17,7 +17,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from structlog.typing import FilteringBoundLogger
@@ -49,6 +49,15 @@ GRACE_S = 3600.0
 """How long after its deadline a round is still tried, where the way to the coordinator is broken."""
 
 
+class _Held(NamedTuple):
+    """A vector between JOIN and MASKED. If it is dropped at `until`, or lost in a crash, it is computed again to the same bits."""
+
+    seq: int
+    protected: Protected
+    memory: bytes | None
+    until: float
+
+
 class Agent:
     """One site. Many may live in one process: an agent holds a store, a connection, and little else."""
 
@@ -77,7 +86,7 @@ class Agent:
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, None] = {}
         self._newest: dict[str, tuple[int, int]] = {}
-        self._held: dict[str, tuple[int, Protected, bytes | None]] = {}  # by run: what was computed at JOIN, until it leaves masked
+        self._held: dict[str, _Held] = {}  # by run: what was computed at JOIN, until it leaves masked
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._visits = asyncio.Semaphore(VISITS)
 
@@ -105,6 +114,7 @@ class Agent:
         failures, pruned = 0, time.monotonic()
         while True:
             try:
+                self._held = {run: held for run, held in self._held.items() if self.api.connection.now() < held.until}
                 if time.monotonic() - pruned > PRUNE_S:
                     pruned = time.monotonic()
                     await asyncio.to_thread(self.store.prune)
@@ -277,12 +287,13 @@ class Agent:
         if phase in ("join", "masked"):
             async with self._visits:
                 held = self._held.pop(a.run, None)
-                protected, memory = held[1:] if held and held[0] == a.seq and phase == "masked" else await self._visit(a, study, task)
+                known = held and held.seq == a.seq and phase == "masked"
+                protected, memory = (held.protected, held.memory) if held and known else await self._visit(a, study, task)
                 if phase == "masked":
                     release = await self._thread(lambda: self._cover(part, asked, protected, a, study))
                     return await self._keep(request, release, memory, part.saved())
                 body = await self._thread(lambda: part.answer(phase, asked))
-                self._held[a.run] = (a.seq, protected, memory)
+                self._held[a.run] = _Held(a.seq, protected, memory, request.deadline + GRACE_S)
                 return await self._say(request, body, self.door.message(phase, body, a, self.identity), part.saved())
         async with self._locks.setdefault(f"sums of {a.study}", asyncio.Lock()):  # two runs of a study must not both find that nothing was summed
             summed: tuple[str, ...] = ()
