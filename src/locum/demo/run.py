@@ -142,6 +142,7 @@ def _summary(study: Study, sites: Mapping[str, Rows], view: RunView, rounds: Seq
         "rounds": len(rounds),
         "seconds_per_round": {"median": statistics.median(seconds), "max": max(seconds)},
         "bytes_sent_per_site": round(sum(r.bytes_in / max(1, r.answered) for r in rounds)),
+        "bytes_per_number": sum(r.vector_bytes for r in rounds) / max(1, sum(r.scalars for r in rounds)),
         "bytes_received_per_site": round(sum(r.bytes_out / max(1, r.asked) for r in rounds)),
         "seconds": {"run": (view.ended or 0) - (view.started or 0), "total": 0.0},
         "aggregation": view.protection,

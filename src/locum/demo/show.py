@@ -42,6 +42,7 @@ def summary(console: Console, s: dict[str, Any]) -> None:
     traffic.add_row("rounds", str(s["rounds"]))
     traffic.add_row("seconds per round (median, longest)", f"{s['seconds_per_round']['median']:.2f}, {s['seconds_per_round']['max']:.2f}")
     traffic.add_row("bytes sent per site, whole run", f"{s['bytes_sent_per_site']:,}")
+    traffic.add_row("bytes that a number travelled in", f"{s['bytes_per_number']:.2f}")
     traffic.add_row("bytes received per site, whole run", f"{s['bytes_received_per_site']:,}")
     traffic.add_row("seconds: run / everything", f"{s['seconds']['run']:.1f} / {s['seconds']['total']:.1f}")
     console.print(traffic)

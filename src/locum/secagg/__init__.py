@@ -19,7 +19,7 @@ minimum cohort (5 without differential privacy; 3 only by explicit policy), and 
 
 One file, one idea: `kdf` (labelled hashes and keys), `suites` (which algorithms), `messages` (deterministic CBOR), `ring`
 and `encoding` (numbers to integers and back), `rotation`, `masks` (the mask core), `shamir`, `graph` and `parameters`
-(who masks with whom, and how many must answer), `session` (pairwise secrets), `site` and `cohort` (the two ends of a
+(who masks with whom, and how many must answer), `topology` (one round's cohort), `session` (pairwise secrets), `site` and `cohort` (the two ends of a
 peer round), `helper` (the other topology). All are pure: randomness and signatures are passed in, nothing is stored.
 
 Sources: Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017; Bell et al.,
