@@ -68,7 +68,7 @@ CASES += [(1, "masked", "after", 7), (1, "confirm", "before", 7), (1, "confirm",
 def test_the_round_goes_on_without_a_site_that_was_killed(federation: Any, study: Any, killer: Any, seq: int, phase: str, when: str, summed: int) -> None:
     sites = federation.sites(7)
     federation.sign_roster()
-    asked = study("dropout", plan=PLAN, terms={"aggregation": "masked", "start_when": 7, "deadline_s": 2.0})
+    asked = study("dropout", plan=PLAN, terms={"aggregation": "masked", "start_when": 7, "deadline_s": 3.0})
     run = federation.submit(asked, sites)
     with dying(federation, sites[:1], killer(seq, phase, when)) as (victim,), federation.serve(sites[1:]):
         view = federation.finish(run, 60)
@@ -91,7 +91,7 @@ def found(result: Any) -> tuple[float, int]:
 def test_too_many_dropouts_fail_cleanly_and_the_round_is_retried_with_fresh_masks(federation: Any, study: Any, killer: Any) -> None:
     sites = federation.sites(7)
     federation.sign_roster()
-    asked = study("retried", plan=PLAN, terms={"aggregation": "masked", "start_when": 7, "deadline_s": 2.0, "attempts": 10})
+    asked = study("retried", plan=PLAN, terms={"aggregation": "masked", "start_when": 7, "deadline_s": 3.0, "attempts": 10})
     run = federation.submit(asked, sites)
     with federation.serve(sites[2:]):
         with dying(federation, sites[:2], killer(1, "masked", "before")) as victims:
@@ -146,7 +146,7 @@ def test_after_a_run_a_site_keeps_the_record_and_no_seed(federation: Any, study:
 def test_the_same_numbers_are_not_summed_over_a_cohort_that_differs_by_one(federation: Any, study: Any) -> None:
     sites = federation.sites(6)
     federation.sign_roster()
-    asked = study("difference", plan=PLAN[:1], terms={"aggregation": "masked", "start_when": 6, "deadline_s": 2.0, "attempts": 1})
+    asked = study("difference", plan=PLAN[:1], terms={"aggregation": "masked", "start_when": 6, "deadline_s": 3.0, "attempts": 1})
     run = federation.submit(asked, sites)
     with federation.serve(sites):
         assert federation.finish(run).status == "finished"
