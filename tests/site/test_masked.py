@@ -250,3 +250,28 @@ def test_masked_rounds_on_postgresql_and_s3_with_a_coordinator_that_is_killed(el
     assert (view.status, view.error) == ("finished", "")
     assert view.model == elsewhere.simulated(asked, sites), "the same bits as in process"
     assert {r.summed for r in elsewhere.client.rounds(run) if r.status == "closed"} == {5}
+
+
+def test_a_site_that_declines_stays_in_the_session(federation: Any, study: Any) -> None:
+    """Its table is empty when the session is set up, and filled later: it joins without another set-up."""
+    sites = [*federation.sites(5), federation.site("empty", rows="x\n")]
+    federation.sign_roster()
+    asked = study("declines", rounds=15, terms={"aggregation": "masked", "start_when": 6})
+    federation.client.submit(asked)
+    for path in sites:
+        with Store(path) as store:  # approved before its table became empty
+            store.put_study(federation.client.study(asked.digest))
+            store.decide(asked.digest, approve=True, data="main")
+    with federation.serve(sites):
+        run = next(r.id for r in federation.client.runs() if r.study == asked.digest)
+        view = federation.client.run(run)
+        while view.seq < 2:
+            view = federation.client(federation.client.api.run(run, version=view.version, wait=2.0))
+        (sites[-1] / "table.csv").write_text("x\n0.5\n")
+        view = federation.finish(run, 60)
+    assert (view.status, view.error) == ("finished", "")
+    rounds = federation.client.rounds(run)
+    assert rounds[0].declined == {sites[-1].name: "data"}
+    assert (rounds[0].summed, rounds[-1].summed) == (5, 6)
+    db = sqlite3.connect(federation.folder.path / "coordinator.db")
+    assert db.execute("SELECT count(*) FROM sessions WHERE run = ?", (run,)).fetchone() == (1,)

@@ -261,7 +261,7 @@ class Agent:
             study, task = approved_task(request, self.store.study(a.study))
             self.door.admit(a, study.terms)
             if a.session:
-                return await self._masked(request, study, task)
+                return await self._masked(request, study, task, log)
             async with self._visits:
                 protected, memory = await self._visit(a, study, task)
                 release = await self._thread(lambda: self.door.release(protected, a, study.terms, identity=self.identity, **self._entry(study, a)))
@@ -275,7 +275,7 @@ class Agent:
         except Exception as error:
             return await self._decline(request, "internal", error, log)
 
-    async def _masked(self, request: Request, study: Study, task: Task) -> Answer:
+    async def _masked(self, request: Request, study: Study, task: Task, log: FilteringBoundLogger) -> Answer:
         """One phase of a masked round: check, compute, make durable. The vector is computed before JOIN, and leaves in `masked`."""
         a, phase, terms = request.assignment, request.phase, study.terms
         if self.api.connection.now() > request.deadline:
@@ -284,11 +284,16 @@ class Agent:
         asked = check_body(request.notice, await self.api.asked(request.notice)) if request.notice else b""
         raw = self.store.assignment(a.run, a.seq) or request.raw
         part = await self._thread(lambda: MaskedRound(self.store, self.identity, self.door.site, a, raw, keys, terms, policy))
+        if phase == "join" and asked:
+            await self._thread(lambda: part.open(asked))
         if phase in ("join", "masked"):
             async with self._visits:
                 held = self._held.pop(a.run, None)
                 known = held and held.seq == a.seq and phase == "masked"
-                protected, memory = (held.protected, held.memory) if held and known else await self._visit(a, study, task)
+                try:
+                    protected, memory = (held.protected, held.memory) if held and known else await self._visit(a, study, task)
+                except ReleaseDeclined as refusal:  # the session stays: this site may take part in a later round
+                    return await self._decline(request, refusal.decline, refusal, log, part.saved())
                 if phase == "masked":
                     release = await self._thread(lambda: self._cover(part, asked, protected, a, study))
                     return await self._keep(request, release, memory, part.saved())
@@ -388,13 +393,13 @@ class Agent:
             with self.store.outbox_file(answer.run, answer.seq).open("rb") as file:
                 await self.api.upload(request.assignment, lambda at: _read(file, at), sha256=answer.digest, size=answer.nbytes, resume=True)
 
-    async def _decline(self, request: Request, code: str, error: Exception, log: FilteringBoundLogger) -> Answer:
+    async def _decline(self, request: Request, code: str, error: Exception, log: FilteringBoundLogger, masking: Masking | None = None) -> Answer:
         """A signed code; durable if the disk allows, for a decline that cannot be kept is still better said."""
         a = request.assignment
         log.warning("declined", code=code, **reason(error))
         answer = Answer.of_decline(a, request.raw, *self.door.decline(code, a, self.identity, phase=request.phase), phase=request.phase)
         try:
-            await self._thread(lambda: self.store.keep(answer))
+            await self._thread(lambda: self.store.keep(answer, masking=masking))
         except (OSError, sqlite3.Error) as full:
             log.warning("the decline is not on record here", **reason(full))
         return answer

@@ -99,10 +99,15 @@ class MaskedRound:
     def _seals(self, asked: bytes) -> bytes:
         return session.seal(self.setup, self.me, self._pending, asked, self.identity.sign, os.urandom)
 
-    def _join(self, asked: bytes) -> bytes:
-        if asked:
+    def open(self, asked: bytes) -> None:
+        """Take part in the session that was set up in this round, whether or not this site then joins the round."""
+        try:
             self._session = session.open_column(self.setup, self.me, self._pending, asked, self.a.seq)
-            self._state.pending = None
+        except (MaskingRefused, ProtocolError) as error:
+            raise _declined(error) from error
+        self._state.pending, self._changed = None, True
+
+    def _join(self, asked: bytes) -> bytes:
         if self._session is None or self._session.id != self.setup.id:
             raise SessionLost("This site does not share the session's secrets.", fix="nothing to do: the next round sets up a new session")
         self._changed = True
