@@ -46,16 +46,15 @@ def test_killed_in_mid_upload(federation: Any, study: Any) -> None:
 
 def test_terminated_politely_in_mid_visit(federation: Any, study: Any) -> None:
     sites = federation.sites(3)
-    asked = study("polite", pause=1.5, rounds=1)
+    asked = study("polite", pause=4.0, rounds=1)
     run = federation.submit(asked, sites)
     process = federation.process_of(sites[0])
     with federation.serve(sites[1:]), process:
         process.wait_for("round begins")
-        started = time.monotonic()
         process.process.terminate()
-        assert process.process.wait(5) == 0
-        assert time.monotonic() - started < 1.2, "a visit in a thread is not waited for"
+        assert process.process.wait(20) == 0
         assert '"stopped"' in process.log()
+        assert '"round answered"' not in process.log(), "a visit in a thread is not waited for"
         process.start()
         assert federation.finish(run).model == federation.simulated(asked, sites)
     for line in process.log().splitlines():
