@@ -18,8 +18,10 @@ from locum.coordinator import runs
 from locum.federation.summation import encoding_of, wire_layout
 from locum.federation.wire import Assignment
 from locum.secagg import masks
+from locum.secagg.errors import ProtocolError
 from locum.secagg.masks import Stream
 from locum.secagg.messages import Join, Unmask, decode
+from locum.secagg.site import open_escrow
 from locum.site.masking import MaskedRound
 from locum.study.vector import Layout
 from locum.tasks import build_plan
@@ -69,6 +71,7 @@ def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     def recorded(self: MaskedRound, asked: bytes) -> Any:
         covered = mask(self, asked)
         found.covered[self.a.seq, self.me] = covered
+        found.own[self.a.seq, self.me] = (self.manifest, self._secrets.k)
         return covered
 
     monkeypatch.setattr(runs, "checkpoint", watched)
@@ -105,12 +108,16 @@ def test_nobody_recovers_a_sites_update(taken: Taken) -> None:
             encoding, y = vector(taken, seq, site)
             mine = without(encoding, {g: a.copy() for g, a in y.items()}, list(covered.streams), covered.transcript)
             assert mine["weight"] == 1.0, "the control: with the site's own seeds its numbers are there"
-            assert "x.n" not in mine or mine["x.n"] == len(world.ROWS[site])
+            assert mine["rows" if seq == 0 else "count"].sum() == len(world.ROWS[site])
             if site in answers:
                 theft = without(encoding, {g: a.copy() for g, a in y.items()}, [Stream(answers[site].b, "self", 1)], covered.transcript)
                 assert abs(theft["weight"]) > 1e6, "noise: the pair masks are still on it"
-            for other in SITES:  # the escrow does not open with anything that was sent
-                assert answers.get(other) is None or answers[other].b not in decode(phases["join"][site], Join).escrow
+            (manifest, k), escrow = taken.own[seq, site], decode(phases["join"][site], Join)
+            assert open_escrow(manifest, manifest.number(site), k, escrow), "the control: with its K the escrow opens"
+            for sent in answers.values():
+                with pytest.raises(ProtocolError):
+                    open_escrow(manifest, manifest.number(site), sent.b, escrow)
+            assert k not in taken.bytes
 
 
 def test_no_seed_and_no_number_of_a_site_stands_in_what_was_taken(taken: Taken) -> None:

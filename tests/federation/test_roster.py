@@ -50,9 +50,8 @@ def test_another_key_another_federation_and_an_altered_text_are_refused() -> Non
     ids=["empty", "list", "nothing in it", "another form", "schema", "name", "key", "one key twice", "unknown field", "too long"],
 )
 def test_what_is_no_roster_is_not_read_even_if_it_is_signed(text: str) -> None:
-    with pytest.raises(LocumError) as error:
+    with pytest.raises(LocumError):
         Roster.decode(text)
-    assert not isinstance(error.value, AssertionError)
     forged = SignedRoster(body=text, signature=SignedRoster.of(roster(), OFFICE).signature)
     with pytest.raises((EnvelopeError, ManifestError)):
         forged.open(OFFICE.public, "f")

@@ -65,7 +65,7 @@ class Api:
         )
 
     async def asked(self, n: Notice) -> bytes:
-        """What a notice asks to answer, checked against the signed digest."""
+        """What a notice asks to answer; the caller compares it with the digest that the notice names."""
         if n.body:
             return n.body
         return (await self.connection.call("GET", f"/v1/runs/{quote(n.run)}/rounds/{n.seq}/{quote(n.phase)}")).body

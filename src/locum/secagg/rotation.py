@@ -5,7 +5,7 @@
 It keeps the L2 norm, and but with probability 2^-20 no coordinate exceeds norm * sqrt(2 ln(2m / 2^-20) / B): each is a sum of
 values with random signs (Hoeffding), and there are m (Suresh et al., "Distributed Mean Estimation with Limited Communication",
 ICML 2017). The transform is products with a 16 x 16 Hadamard matrix along one
-axis after another: BLAS does it at 3 ms for 2^20 numbers on one core, where the butterfly loop in numpy takes 20.
+axis after another: `python -m bench secagg --only wire` shows 4 ms for 2^20 numbers on one core.
 """
 
 from __future__ import annotations
