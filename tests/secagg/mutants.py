@@ -167,7 +167,7 @@ MUTANTS = [
     ),
     Mutant("topology.py", "if not survivors <= joined:", "if False:", "sites without masks would count", (R, "not_allowed_is_refused")),
     Mutant("topology.py", "if not joined <= self.cohort:", "if False:", "the coordinator could add sites", (R, "lie_about_who_joined or not_in_the_session")),
-    Mutant("topology.py", "if len(cohort) < manifest.minimum:", "if False:", "a cohort below the minimum would begin", (R, "below_the_minimum_is_not_joined")),
+    Mutant("topology.py", "if least < manifest.minimum:", "if False:", "a cohort below the minimum would begin", (R, "below_the_minimum_is_not_joined")),
     Mutant(
         "topology.py",
         "        return max(self.n_min, self.own_min)",

@@ -83,13 +83,11 @@ class Topology:
         if lot(len(member), manifest.terms.buckets) and not member <= set(manifest.roster):
             raise SessionLost("Members of the session are left out of the round.", fix="nothing to do: the next round sets up a new session")
         cohort = [i for i, name in enumerate(manifest.roster) if name in member]
-        if len(cohort) < manifest.minimum:
-            raise MaskingRefused(f"The cohort has {len(cohort)} sites; {manifest.minimum} are the minimum here.", why="The sum over few says too much of each.")
         buckets = tuple(tuple(cohort[i] for i in bucket) for bucket in draw_buckets(len(cohort), manifest.n_min, manifest.terms, seed))
-        chosen = tuple(find(len(b), manifest.terms.corrupt, manifest.terms.dropout) for b in buckets)
-        least = min(len(b) for b in buckets)
+        least, what = min(len(b) for b in buckets), "A bucket" if len(buckets) > 1 else "The cohort"
         if least < manifest.minimum:
-            raise MaskingRefused(f"A bucket has {least} sites; {manifest.minimum} are the minimum here.", fix="ask for a study with fewer buckets")
+            raise MaskingRefused(f"{what} has {least} sites; {manifest.minimum} are the minimum here.", why="The sum over few says too much of each.")
+        chosen = tuple(find(len(b), manifest.terms.corrupt, manifest.terms.dropout) for b in buckets)
         drawn = [draw(p, hkdf(seed, b"", "bucket graph", number), 0) for number, p in enumerate(chosen)]
         return cls(buckets, chosen, _Neighbours(buckets, drawn))
 
