@@ -181,7 +181,7 @@ VARIABLES: dict[str, Any] = {"y": {"type": "boolean", "role": "outcome"}, **{nam
 
 
 def study(name: str, sites: int, plan: list[dict[str, Any]], *, aggregation: str = "clear") -> Study:
-    terms = {"aggregation": aggregation, "masking": {"clip": 1.0}, "min_cohort": sites, "deadline_s": 600}
+    terms = {"aggregation": aggregation, "privacy": "none", "masking": {"clip": 1.0}, "min_cohort": sites, "deadline_s": 600}
     return Study.parse({"schema": "locum/study/1", "name": name, "data": {"variables": VARIABLES}, "terms": terms, "plan": plan})
 
 

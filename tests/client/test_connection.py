@@ -413,7 +413,12 @@ def test_only_a_chunk_of_a_large_piece_is_copied() -> None:
 
 def test_a_study_is_handed_in_twice_and_found_once(federation: Any) -> None:
     study = Study.parse(
-        {"schema": "locum/study/1", "name": "twice", "data": {"variables": {"x": {}}}, "plan": [{"name": "m", "task": "moments", "variables": ["x"]}]}
+        {
+            "name": "twice",
+            "terms": {"privacy": "none"},
+            "data": {"variables": {"x": {}}},
+            "plan": [{"name": "m", "task": "moments", "variables": ["x"]}],
+        }
     )
     with federation.client() as client:
         first = client.submit(study)

@@ -287,7 +287,7 @@ def make_study(name: str = "walk", *, rounds: int = 3, terms: dict[str, Any] | N
             "name": name,
             "seed": 7,
             "data": {"variables": {"x": {}}},
-            "terms": {"aggregation": "clear", "min_cohort": 3, "start_when": 4, **(terms or {})},
+            "terms": {"aggregation": "clear", "privacy": "none", "min_cohort": 3, "start_when": 4, **(terms or {})},
             "plan": [step],
         }
     )

@@ -55,7 +55,7 @@ STUDY = Study.parse(
         "schema": "locum/study/1",
         "name": "faults",
         "data": {"variables": {"x": {}}},
-        "terms": {"aggregation": "clear", "min_cohort": 3, "deadline_s": 60},
+        "terms": {"aggregation": "clear", "privacy": "none", "min_cohort": 3, "deadline_s": 60},
         "plan": [{"name": "one", "task": "test_walk", "rounds": 2}, {"name": "two", "task": "test_walk", "rounds": 2}],
     }
 )

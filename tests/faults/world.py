@@ -28,7 +28,7 @@ STUDIES = {
             "schema": "locum/study/1",
             "name": "faults",
             "data": {"variables": {"x": {"minimum": 0, "maximum": 10}}},
-            "terms": {"aggregation": aggregation, "min_cohort": 3, "quorum": 3, "deadline_s": 60, "attempts": 2},
+            "terms": {"aggregation": aggregation, "privacy": "none", "min_cohort": 3, "quorum": 3, "deadline_s": 60, "attempts": 2},
             "plan": [{"name": "check", "task": "data_check"}, {"name": "x", "task": "moments", "variables": ["x"]}],
         }
     )
@@ -46,7 +46,7 @@ async def prepare(base: Path, study: Study) -> None:
         for name, x in ROWS.items():
             await _join(coordinator.folder, base / name, "site", http)
             (base / f"{name}.csv").write_text("x\n" + "\n".join(map(str, x)) + "\n")
-            (base / name / "site.toml").write_text("[policy]\nmin_cohort = 3\n")
+            (base / name / "site.toml").write_text('[policy]\nmin_cohort = 3\nexact = "allow"\n')
             add_data(base / name, "default", base / f"{name}.csv")
             with Store(base / name) as store:
                 store.put_study(view)

@@ -10,7 +10,7 @@ from locum.federation.identity import Identity
 from locum.federation.summation import wire_layout
 from locum.federation.wire import Assignment
 from locum.secagg.masks import Stream
-from locum.study.manifest import Terms
+from locum.study.manifest import Privacy, Terms
 from locum.study.vector import Contribution, Layout
 
 LAYOUT = Layout.of(x=(2,))
@@ -19,7 +19,8 @@ ASSIGNMENT = Assignment(
     study="s", run="r", seq=0, step=0, iteration=0, roster=ROSTER, state="x", state_bytes=1,
     layout=wire_layout(LAYOUT).digest, vector_bytes=1, deadline=9.0, seed=0,
 )  # fmt: skip
-MASKED, CLEAR = Terms(), Terms(aggregation="clear")
+EXACT = Privacy(unit="none")
+MASKED, CLEAR = Terms(privacy=EXACT), Terms(privacy=EXACT, aggregation="clear")
 DOOR, ME = Door("a", SitePolicy()), Identity.generate()
 MASKS = Masks([Stream(bytes(32), "self", 1)], bytes(32), 5)
 
@@ -65,7 +66,7 @@ def test_a_masked_vector_is_masked_signed_and_logged() -> None:
     ("terms", "policy", "code"),
     [
         (MASKED, SitePolicy(min_cohort=6), "too_small_cohort"),
-        (Terms(min_cohort=9), SitePolicy(), "too_small_cohort"),
+        (Terms(privacy=EXACT, min_cohort=9), SitePolicy(), "too_small_cohort"),
         (CLEAR, SitePolicy(allow_clear=False), "policy"),
         (MASKED, SitePolicy(retired=("mlkem768-x25519",)), "policy"),
     ],

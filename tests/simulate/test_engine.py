@@ -63,7 +63,7 @@ class Probe(BaseTask[Config]):
 
 
 def study(**change: Any) -> Study:
-    terms = {"min_cohort": 3, **change.pop("terms", {})}
+    terms = {"privacy": "none", "min_cohort": 3, **change.pop("terms", {})}
     step = {"name": "probe", "task": "test_probe", **change}
     return Study.parse({"schema": "locum/study/1", "name": "t", "seed": 4, "data": {"variables": {"x": {}}}, "terms": terms, "plan": [step]})
 

@@ -65,7 +65,7 @@ def make_study(name: str, *, terms: dict[str, Any] | None = None, plan: list[dic
             "purpose": "To test.",
             "seed": 7,
             "data": {"variables": variables or {"x": {}}},
-            "terms": {"aggregation": "clear", "min_cohort": 3, "deadline_s": 60, **(terms or {})},
+            "terms": {"aggregation": "clear", "privacy": "none", "min_cohort": 3, "deadline_s": 60, **(terms or {})},
             "plan": plan or [{"name": "walk", "task": "test_site_walk", "rounds": 2, **step}],
         }
     )
@@ -89,7 +89,7 @@ class Federation:
         name = f"{name}-{next(_count)}"
         path = self.tmp / name
         member = site_folder.enroll(path, invite(self.folder, name))
-        (path / site_folder.CONFIG).write_text("[policy]\nmin_cohort = 3\n")
+        (path / site_folder.CONFIG).write_text('[policy]\nmin_cohort = 3\nexact = "allow"\n')
         if port:
             msgspec.structs.replace(member, url=f"http://127.0.0.1:{port}").save(path)
         values = np.random.default_rng(hash_of(name)).normal(size=4)
@@ -232,7 +232,7 @@ class Rogue:
         self.thread.start()
         key = self.identity.public
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        (self.site / site_folder.CONFIG).write_text("[policy]\nmin_cohort = 3\n")
+        (self.site / site_folder.CONFIG).write_text('[policy]\nmin_cohort = 3\nexact = "allow"\n')
         Membership(url=url, name=self.site.name, role="site", federation=federation_id(key), coordinator_key=str(key)).save(self.site)
         return self
 

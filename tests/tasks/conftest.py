@@ -43,7 +43,7 @@ def run() -> Callable[..., dict[str, Any]]:
     """run(variables, plan, sites) -> the results by step."""
 
     def call(variables: dict[str, dict[str, Any]], plan: Sequence[dict[str, Any]], sites: Sequence[Rows]) -> dict[str, Any]:
-        return _run(Study.parse({"name": "test", "data": {"variables": variables}, "plan": plan}), sites)[0]
+        return _run(Study.parse({"name": "test", "data": {"variables": variables}, "terms": {"privacy": "none"}, "plan": plan}), sites)[0]
 
     return call
 
@@ -51,7 +51,7 @@ def run() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def build_study() -> Callable[..., Study]:
     """build_study(variables, plan) -> the study, its plan not yet built."""
-    return lambda variables, plan: Study.parse({"name": "test", "data": {"variables": variables}, "plan": plan})
+    return lambda variables, plan: Study.parse({"name": "test", "data": {"variables": variables}, "terms": {"privacy": "none"}, "plan": plan})
 
 
 @pytest.fixture

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from locum.cli.output import Json, console, emit, size, table, when
 from locum.cli.study import HOME, Home, client, describe, find_run
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from locum.client import Client
+    from locum.federation.wire import RoundView, RunView
+
 app = typer.Typer(no_args_is_help=True)
 Run = Annotated[str, typer.Argument(help="A run's id, or a study's name or digest.")]
+Audit = Annotated[Path | None, typer.Option(help="What 'locum privacy audit --json' printed, to go on the privacy card.")]
 
 
 @app.command("list")
@@ -73,8 +80,15 @@ def show(run: Run, rounds: Annotated[bool, typer.Option("--rounds", help="Also e
 
 
 @app.command()
-def report(run: Run, file: Annotated[Path, typer.Argument(help="The HTML file to write.")], home: Home = HOME, as_json: Json = False) -> None:
-    """Write a run as one self-contained HTML page."""
+def report(
+    run: Run,
+    file: Annotated[Path, typer.Argument(help="The HTML file to write.")],
+    card: Annotated[Path | None, typer.Option(help="Where the privacy card goes; by default privacy.json beside FILE, which is overwritten.")] = None,
+    audit: Audit = None,
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Write a run as one self-contained HTML page, and its privacy card as JSON beside it."""
     import json
 
     import msgspec
@@ -83,12 +97,78 @@ def report(run: Run, file: Annotated[Path, typer.Argument(help="The HTML file to
 
     connection = client(home)
     view = connection.run(find_run(connection, run).id)
+    rounds = connection.rounds(view.id)
+    made = _card(connection, view, rounds, audit)
     study = json.loads(connection.study(view.study).manifest)
-    file.write_text(page(study=study, run=msgspec.to_builtins(view), rounds=msgspec.to_builtins(connection.rounds(view.id))), encoding="utf-8")
+    beside = card or file.parent / "privacy.json"
+    _write(file, page(study=study, run=msgspec.to_builtins(view), rounds=msgspec.to_builtins(rounds), card=made))
+    _write(beside, json.dumps(made, indent=2) + "\n")
     if as_json:
-        emit({"file": file})
+        emit({"file": file, "card": beside})
     else:
-        console().print(f"Wrote {file}", markup=False)
+        console().print(f"Wrote {file} and {beside}", markup=False)
+
+
+@app.command()
+def card(
+    run: Run,
+    file: Annotated[Path | None, typer.Argument(help="The JSON file to write; without it the card is printed.")] = None,
+    audit: Audit = None,
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """A run's privacy card: what was promised, whether what ran kept it, and what nobody promised."""
+    import json
+
+    from locum.privacy.card import text
+
+    connection = client(home)
+    view = connection.run(find_run(connection, run).id)
+    made = _card(connection, view, connection.rounds(view.id), audit)
+    if file:
+        _write(file, json.dumps(made, indent=2) + "\n")
+    if as_json:
+        emit(made)
+    else:
+        console().print(f"Wrote {file}" if file else text(made), markup=False)
+
+
+def _card(connection: Client, view: RunView, rounds: Sequence[RoundView], audit: Path | None) -> dict[str, Any]:
+    """The card of a run; the study's other runs count against the same budget."""
+    from locum.report import card_of
+    from locum.study import Study
+
+    report = _audit(audit) if audit else None
+    study = Study.from_json(connection.study(view.study).manifest.encode())
+    others = [r for other in connection.runs() if other.study == view.study and other.id != view.id for r in connection.rounds(other.id)]
+    return card_of(study, view, rounds, others=others, audit=report)
+
+
+def _audit(file: Path) -> Any:
+    """Raises `NotFound`, or `ManifestError` for a file that is no JSON object."""
+    import json
+
+    from locum.errors import ManifestError, NotFound
+
+    fix = "locum privacy audit --json > FILE"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NotFound(f"{file} cannot be read: {error.strerror}.", fix=fix) from None
+    except (ValueError, RecursionError):
+        raise ManifestError(f"{file} is not valid JSON.", fix=fix) from None
+    if not isinstance(found, dict):
+        raise ManifestError(f"{file} is not an audit report.", fix=fix)
+    return found
+
+
+def _write(file: Path, content: str) -> None:
+    from locum.errors import Conflict
+
+    try:
+        file.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise Conflict(f"{file} cannot be written: {error.strerror}.", fix="choose another place") from None
 
 
 @app.command()

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from locum.cli import ledger
 from locum.cli.output import Json, console, emit, secret, size, table, when
 
 app = typer.Typer(no_args_is_help=True)
 data_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="The tables that studies may be approved on.")
+app.add_typer(ledger.app, name="ledger", help="What studies have spent of a table's privacy budget, and what is left.")
 
 Folder = Annotated[Path, typer.Option(envvar="LOCUM_SITE", help="The site's folder.")]
 FOLDER = Path("locum-site")
@@ -101,9 +103,15 @@ def review(study: Digest, data: Table = None, folder: Folder = FOLDER, as_json: 
 
 
 @app.command()
-def approve(study: Digest, data: Table = None, folder: Folder = FOLDER, as_json: Json = False) -> None:
-    """Allow exactly this study (its digest) on one of your tables."""
-    _decide(study, folder, as_json, approve=True, data=data)
+def approve(
+    study: Digest,
+    data: Table = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Accept that this study's sums leave without noise.")] = False,
+    folder: Folder = FOLDER,
+    as_json: Json = False,
+) -> None:
+    """Allow exactly this study (its digest) on one of your tables. A private study's cost is set aside in the table's ledger."""
+    _decide(study, folder, as_json, approve=True, data=data, exact=exact)
 
 
 @app.command()
@@ -112,10 +120,10 @@ def deny(study: Digest, folder: Folder = FOLDER, as_json: Json = False) -> None:
     _decide(study, folder, as_json, approve=False)
 
 
-def _decide(study: str, folder: Path, as_json: bool, *, approve: bool, data: str | None = None) -> None:
+def _decide(study: str, folder: Path, as_json: bool, *, approve: bool, data: str | None = None, exact: bool = False) -> None:
     from locum.site.review import decide
 
-    told = decide(folder, study, approve=approve, data=data)
+    told = decide(folder, study, approve=approve, data=data, exact=exact)
     word = "approved" if approve else "denied"
     if as_json:
         emit({"study": study, "decision": word, "coordinator_told": told})

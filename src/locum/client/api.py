@@ -15,6 +15,7 @@ from locum.federation.envelope import Envelope
 from locum.federation.identity import PublicKey, b64
 from locum.federation.roster import SignedRoster
 from locum.federation.wire import LONG_POLL_S, Assignment, Enrolled, Enrolment, ModelView, Notice, RoundView, RunView, StudyView, Work, federation_id
+from locum.federation.witness import LedgerHead, SignedHead, SignedHeads
 from locum.study.manifest import Study
 
 T = TypeVar("T")
@@ -73,6 +74,18 @@ class Api:
     async def roster(self) -> SignedRoster:
         """The consortium's roster; its signature is still to be verified."""
         return await self._get("/v1/roster", SignedRoster)
+
+    async def ledgers(self) -> dict[str, LedgerHead]:
+        """What this site itself has stated about its ledgers, by data set. Raises `EnvelopeError` for what it has not signed."""
+        c = self.connection
+        heads = [signed.open(c.name, c.identity.public) for signed in (await self._get("/v1/ledgers", SignedHeads)).heads]
+        return {head.data: head for head in heads}
+
+    async def witness(self, data: str, n: int, hash: str) -> None:
+        """State, signed, how far a ledger has got."""
+        c = self.connection
+        signed = SignedHead.seal(LedgerHead(site=c.name, data=data, n=n, hash=hash), c.identity)
+        await c.call("PUT", "/v1/ledgers", msgspec.json.encode(signed), headers=JSON)
 
     async def decide(self, study: str, *, approve: bool) -> None:
         """Tell the coordinator this site's decision, signed."""

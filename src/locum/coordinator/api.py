@@ -17,7 +17,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from locum.coordinator import openapi, parties, phases, rosters, studies, views
+from locum.coordinator import openapi, parties, phases, rosters, studies, views, witness
 from locum.coordinator.blobs import BlobStore, model_key, release_key, state_key
 from locum.coordinator.board import Board
 from locum.coordinator.config import Folder
@@ -35,6 +35,7 @@ from locum.federation.roster import SignedRoster
 from locum.federation.round import VECTORS
 from locum.federation.round import phases as phases_of
 from locum.federation.wire import INLINE_BYTES, MAX_JSON_BYTES, Enrolled, Enrolment, ModelView, RoundView, RunView, StudyView, Work
+from locum.federation.witness import SignedHead, SignedHeads
 from locum.secagg.messages import MAX_BYTES
 from locum.study.canonical import DIGEST
 
@@ -318,6 +319,16 @@ async def roster(call: Call) -> Response:
     return reply(await call.services.thread(rosters.current, call.services.store))
 
 
+async def ledgers(call: Call) -> Response:
+    return reply(await call.services.thread(witness.stated, call.services.store, call.party.name))
+
+
+async def keep_ledger(call: Call) -> Response:
+    signed = _decode(await call.body(1 << 14), SignedHead)
+    await call.services.thread(witness.keep, call.services.store, call.party.name, call.party.key, signed)
+    return Response(status_code=204)
+
+
 async def _code(call: Call, envelope: Envelope) -> str:
     body = await call.body(64)
     _same(body, envelope)
@@ -541,6 +552,8 @@ ENDPOINTS = (
     Endpoint("GET", ROUND + "/{phase}", asked, SITE, "What to answer in a later phase of a masked round (CBOR)", bytes),
     Endpoint("PUT", ROUND + "/{phase}", answer, SITE, "A release, a masking message, or a decline", Recorded, bytes, headers=("Locum-Envelope",)),
     Endpoint("GET", "/v1/roster", roster, ANY, "The sites and their keys, as the consortium has signed them", SignedRoster),
+    Endpoint("GET", "/v1/ledgers", ledgers, SITE, "What this site has signed about its privacy ledgers", SignedHeads),
+    Endpoint("PUT", "/v1/ledgers", keep_ledger, SITE, "Sign how far a privacy ledger has got", None, SignedHead),
     Endpoint("GET", "/v1/studies", list_studies, ANY, "Studies", tuple[StudyView, ...]),
     Endpoint("POST", "/v1/studies", submit_study, INVESTIGATOR, "Submit a study (canonical JSON)", StudyView, dict[str, Any], headers=("Locum-Envelope",)),
     Endpoint("GET", "/v1/studies/{digest}", get_study, ANY, "One study", StudyView),

@@ -141,6 +141,16 @@ rosters = Table(  # every roster that the consortium has signed; the latest vers
     Column("installed", Float, nullable=False),
 )
 
+ledgers = Table(  # how far each site's privacy ledgers have got, as the site has signed it; body: federation.witness
+    "ledgers",
+    metadata,
+    Column("site", String(64), ForeignKey("parties.name"), primary_key=True),
+    Column("data", String(64), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("envelope", Text, nullable=False),
+)
+
 models = Table(
     "models",
     metadata,

@@ -41,7 +41,22 @@ class Rows:
     @cached_property
     def patients(self) -> int:
         """Number of distinct patients."""
-        return len(np.unique(self.patient))
+        return len(self.distinct)
+
+    @property
+    def distinct(self) -> NDArray[np.str_]:
+        """The distinct patients, sorted."""
+        return self._distinct[0]
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """Which patient each row is of, as a number from 0 to patients - 1, shape (n,)."""
+        return self._distinct[1]
+
+    @cached_property
+    def _distinct(self) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+        names, codes = np.unique(self.patient, return_inverse=True)
+        return names, codes.astype(np.int64).reshape(-1)
 
     def take(self, index: NDArray[np.generic]) -> Rows:
         """The rows that `index` (a mask or positions) selects."""

@@ -18,7 +18,7 @@ from locum.data import Rows, registry
 from locum.demo.oracle import Pooled, pooled
 from locum.errors import RunFailed, Unavailable
 from locum.federation.wire import RoundView, RunView
-from locum.report import page
+from locum.report import card_of, page
 from locum.simulate import simulate
 from locum.study import Study
 from locum.testing.federation import LocalFederation, populate
@@ -72,6 +72,7 @@ def demo(folder: Path, study: Study, fault: str | None, say: Say, watch: Watch) 
     summary["files"] = {
         "model": str(model),
         "report": str(folder / "report.html"),
+        "privacy": str(folder / "privacy.json"),
         "log": str(federation.log("coordinator")),
         "release_log": f"locum site releases --folder {federation.site(VICTIM)}",
     }
@@ -84,7 +85,7 @@ def _approve(federation: LocalFederation, names: Sequence[str], digest: str) -> 
     from locum.site.review import decide
 
     for name in names:
-        decide(federation.site(name), digest, approve=True)
+        decide(federation.site(name), digest, approve=True, exact=True)
 
 
 class Strike:
@@ -187,7 +188,9 @@ def _write(folder: Path, study: Study, view: RunView, rounds: Sequence[RoundView
     plain = {"run": msgspec.to_builtins(view), "rounds": msgspec.to_builtins(rounds)}
     (folder / "report.json").write_text(json.dumps({"study": json.loads(study.canonical), **plain, "summary": summary}, indent=2) + "\n", encoding="utf-8")
     comparison = {"coefficients": summary["coefficients"], "concordance": summary["concordance"]["rows"]}
-    html = page(study=json.loads(study.canonical), run=plain["run"], rounds=plain["rounds"], comparison=comparison)
+    card = card_of(study, view, rounds)
+    (folder / "privacy.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    html = page(study=json.loads(study.canonical), run=plain["run"], rounds=plain["rounds"], comparison=comparison, card=card)
     (folder / "report.html").write_text(html, encoding="utf-8")
 
 

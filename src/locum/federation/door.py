@@ -1,9 +1,9 @@
 """The door: the only way out of a site. A security officer audits this file.
 
-    policy -> encode -> mask -> sign -> log          (in force today)
-              ^ budget, clip per patient and noise come before encode
+    policy -> budget -> (rows are read, sampled, clipped) -> noise -> encode -> mask -> sign -> log
 
-Every task's answer, of every kind, passes `Door.release`; the messages of the masking protocol, which hold no number that
+Budget and noise are in force unless the study says that its sums are exact, which this site then has accepted as such. Every task's
+answer, of every kind, passes `Door.release`; the messages of the masking protocol, which hold no number that
 was computed from rows, pass `Door.message`; nothing else in Locum sends anything. A refusal raises `ReleaseDeclined` with a
 code from `DECLINES`, and only that code travels.
 """
@@ -11,23 +11,28 @@ code from `DECLINES`, and only that code travels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import numpy as np
 
-from locum.errors import Refused, TaskError
+from locum.data.rows import Rows
+from locum.errors import LocumError, Refused, TaskError
+from locum.federation.budget import Budget
 from locum.federation.envelope import Envelope
 from locum.federation.identity import Identity
-from locum.federation.summation import WEIGHT, encoding_of, rounding_key, wire_layout
+from locum.federation.summation import WEIGHT, add_noise, encoding_of, rounding_key, wire_layout
 from locum.federation.wire import Assignment
+from locum.privacy.ledger import Charge, Ledger
 from locum.secagg import masks
 from locum.secagg.encoding import Encoding
 from locum.secagg.errors import EncodingError
+from locum.secagg.kdf import digest as hashed
 from locum.secagg.masks import Stream
 from locum.study.document import Document
-from locum.study.manifest import Terms
+from locum.study.manifest import Study, Terms
 from locum.study.vector import Array, Contribution, Layout
 
 MOST_COHORTS = 2
@@ -39,12 +44,13 @@ class SitePolicy(Document):
     """What a site asks for itself, whatever the study's terms say: the stricter of the two holds.
 
     min_cohort below 5 is a decision: of three sites, two that compare notes know the third. retired: key agreements that
-    this site takes part in no more.
+    this site takes part in no more. exact: whether sums may leave without noise: 'ask' wants it said with each approval.
     """
 
     min_cohort: int = 5
     min_rows: int = 1
     allow_clear: bool = True
+    exact: Literal["ask", "allow", "never"] = "ask"
     retired: tuple[str, ...] = ()
 
 
@@ -113,10 +119,10 @@ class Release:
 
 
 class Door:
-    """One site's door."""
+    """One site's door. entropy: of samples and noise; it is the system's unless a simulation wants to be repeatable."""
 
-    def __init__(self, site: str, policy: SitePolicy) -> None:
-        self.site, self.policy = site, policy
+    def __init__(self, site: str, policy: SitePolicy, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self.site, self.policy, self._entropy = site, policy, entropy
 
     def minimum(self, terms: Terms) -> int:
         """The smallest cohort that one sum may be over here."""
@@ -138,16 +144,48 @@ class Door:
             raise ReleaseDeclined("policy", "This site does not release updates in clear text.", fix="use a study with aggregation = 'masked'")
         if terms.aggregation == "masked" and terms.masking.suite in self.policy.retired:
             raise ReleaseDeclined("policy", f"The key agreement '{terms.masking.suite}' is retired here.", fix="use a study that names another suite")
+        if not terms.privacy.on and self.policy.exact == "never":
+            raise ReleaseDeclined("policy", "This site releases no sums without noise.", fix="use a study with eps and delta under terms.privacy")
 
-    def protect(self, contribution: Contribution, layout: Layout, assignment: Assignment, terms: Terms) -> Protected:
-        """Check a contribution and turn it into what is summed. Raises `ReleaseDeclined`."""
-        self.admit(assignment, terms)
-        minimum = max(self.policy.min_rows, terms.min_rows)
-        if contribution.rows < minimum:
-            code = "no_rows" if contribution.rows == 0 else "too_few_rows"
-            raise ReleaseDeclined(code, f"Fewer than {minimum} patients stand behind this answer.", fix="nothing to do: the round goes on without this site")
+    def charge(self, study: Study, budget: Budget | None, assignment: Assignment, ledger: Ledger | None) -> Charge | None:
+        """Pay for a round, durably, before any row is read; the whole study is reserved with its first. None where sums are exact.
+
+        The same round is paid for once, however often it is taken up. Raises `ReleaseDeclined`.
+        """
+        if not study.terms.privacy.on:
+            return None
+        if budget is None or ledger is None:
+            raise ReleaseDeclined("budget", "There is no ledger to charge.", fix="approve the study again: that opens one")
+        a = assignment
         try:
-            return self._encode(contribution, layout, assignment, terms)
+            ledger.reserve(a.study, budget.plan, study.terms.privacy.spare, requester=requester_of(study))
+            return ledger.charge(a.study, a.run, a.seq, study.plan[a.step].name, a.iteration)
+        except LocumError as error:
+            raise ReleaseDeclined("budget", error.what, why=error.why, fix=error.fix) from error
+
+    def sample(self, rows: Rows, budget: Budget, assignment: Assignment) -> Rows:
+        """The rows of the patients who take part in this round, drawn by the sampler that is accounted for."""
+        a, sampler = assignment, budget.release(assignment.step).sampler
+        if sampler.rate == 1.0:
+            return rows
+        key = self._entropy(32) if sampler.amplified else hashed("order", a.study, self.site)  # a fixed order is the same in every round, and no secret
+        return rows.take(sampler.draw(rows.distinct, a.iteration, key)[rows.codes])
+
+    def protect(
+        self, contribution: Contribution, layout: Layout, assignment: Assignment, terms: Terms, *, budget: Budget | None = None, charge: Charge | None = None
+    ) -> Protected:
+        """Check a contribution, add this site's share of the noise, and turn it into what is summed. Raises `ReleaseDeclined`."""
+        self.admit(assignment, terms)
+        try:
+            if terms.privacy.on:
+                return self._with_noise(contribution, layout, assignment, terms, budget, charge)
+            minimum = max(self.policy.min_rows, terms.min_rows)  # not under noise: that a site declined would tell of a patient
+            if contribution.rows < minimum:
+                code = "no_rows" if contribution.rows == 0 else "too_few_rows"
+                raise ReleaseDeclined(
+                    code, f"Fewer than {minimum} patients stand behind this answer.", fix="nothing to do: the round goes on without this site"
+                )
+            return self._encode(contribution, layout, wire_layout(layout), assignment, terms)
         except (TaskError, EncodingError) as error:
             raise ReleaseDeclined("task", error.what, why=error.why, fix=error.fix) from error
 
@@ -223,8 +261,19 @@ class Door:
     def _log(self, a: Assignment, terms: Terms, log: ReleaseLog, step: str, recipient: str, **what: object) -> None:
         log.record(LogEntry(study=a.study, run=a.run, seq=a.seq, step=step, recipient=recipient, protection=terms.protection(), **what))  # type: ignore[arg-type]
 
-    def _encode(self, contribution: Contribution, layout: Layout, assignment: Assignment, terms: Terms) -> Protected:
-        wire = wire_layout(layout)
+    def _with_noise(self, contribution: Contribution, layout: Layout, a: Assignment, terms: Terms, budget: Budget | None, charge: Charge | None) -> Protected:
+        if budget is None or charge is None or (charge.study, charge.run, charge.seq) != (a.study, a.run, a.seq):
+            raise ReleaseDeclined("budget", "The round was not paid for.", fix="this is a fault of the program; report it")
+        bound = contribution.bound
+        if bound is None or (bound.norm, bound.limit, bound.unit) != ("l2", 1.0, terms.privacy.unit) or contribution.weight != 1.0:
+            raise TaskError("The task gave no sum over clipped units of weight 1.", fix="this is a fault of the task; report it")
+        layout.check(contribution.vector)
+        mechanism = budget.mechanism(a.step, layout)
+        vector = add_noise(mechanism, layout, contribution.vector, self._entropy(32))
+        noisy = replace(contribution, vector=vector)
+        return self._encode(noisy, Layout.like(vector), wire_layout(layout, mechanism), a, terms)
+
+    def _encode(self, contribution: Contribution, layout: Layout, wire: Layout, assignment: Assignment, terms: Terms) -> Protected:
         if wire.digest != assignment.layout:
             raise TaskError(
                 "This site's task and the coordinator's disagree on the shape of the answer.",
@@ -243,6 +292,11 @@ class Door:
             return Protected(wire, vector, wire.size, contribution.purpose)
         elements = encoding.encode(vector, weight, rounding_key(assignment, self.site))
         return Protected(encoding.wire, elements, wire.size, contribution.purpose, encoding)
+
+
+def requester_of(study: Study) -> str:
+    """Who a ledger's line says the study is of."""
+    return study.requester.strip()[:200] or study.name
 
 
 def digest_of(layout: Layout, vector: dict[str, Array]) -> str:

@@ -13,10 +13,12 @@ import msgspec
 import numpy as np
 
 from locum.errors import RunFailed, TaskError
+from locum.federation.budget import budget_of
 from locum.federation.round import Round
 from locum.federation.state import state_digest
-from locum.federation.summation import encoding_of, wire_layout
+from locum.federation.summation import encoding_of, reveal, wire_layout
 from locum.federation.wire import Assignment
+from locum.privacy.mechanism import Mechanism
 from locum.study.manifest import Study
 from locum.study.vector import Layout, Total
 from locum.tasks import State, Task, build_plan
@@ -38,6 +40,7 @@ class Runner:
     def __init__(self, study: Study, run: str, *, state: State | None = None, cursor: Cursor | None = None) -> None:
         self.study, self.run = study, run
         self.tasks: list[Task] = build_plan(study)
+        self.budget = budget_of(study, self.tasks)
         self.cursor = cursor or Cursor()
         self._set(dict(state or {}))
 
@@ -63,7 +66,11 @@ class Runner:
     @property
     def layout(self) -> Layout:
         """The wire layout of the round that is due."""
-        return wire_layout(self.task.layout(self.state))
+        return wire_layout(self.task.layout(self.state), self._mechanism)
+
+    @property
+    def _mechanism(self) -> Mechanism | None:
+        return self.budget.mechanism(self.cursor.step, self.task.layout(self.state)) if self.budget else None
 
     def assignment(self, roster: list[str], now: float, layout: Layout) -> Assignment:
         """The round that is due; layout: its wire layout."""
@@ -87,7 +94,8 @@ class Runner:
 
     def advance(self, total: Total) -> None:
         """Combine a round's sum and move on. Raises `TaskError` where there is no answer."""
-        task, c = self.task, self.cursor
+        task, c, mechanism = self.task, self.cursor, self._mechanism
+        total = reveal(mechanism, task.layout(self.state), total) if mechanism else total
         state = task.combine(self.state, total)
         for name, array in state.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -8,13 +8,14 @@ Masked: integers modulo 2^b, where order means nothing. In process the same inte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
 
 from locum.errors import TaskError
 from locum.federation.wire import Assignment
+from locum.privacy.mechanism import Mechanism
 from locum.secagg import masks
 from locum.secagg.encoding import Encoding
 from locum.secagg.kdf import digest
@@ -24,17 +25,42 @@ from locum.study.manifest import Terms
 from locum.study.vector import Array, Field, Layout, Total
 
 WEIGHT = "weight"
+NOISY = "noisy."
 MOST_WEIGHT = 2.0**40
 """No cohort weighs more; a mask that was left on the sum does, but for one time in eight million."""
 CHUNK = 1 << 18
 """Scalars added at a time: 2 MiB of float64, which stays in cache."""
 
 
-def wire_layout(layout: Layout) -> Layout:
-    """What travels: the task's layout with the site's weight appended, for weights are summed like everything else."""
+def wire_layout(layout: Layout, mechanism: Mechanism | None = None) -> Layout:
+    """What travels: the task's layout with the site's weight appended, for weights are summed like everything else.
+
+    With noise: one tensor of integers, whose name says the steps of the grid per clip, so that both ends must mean the same.
+    """
     if any(f.name == WEIGHT for f in layout.fields):
         raise TaskError(f"A task's layout may not use the name '{WEIGHT}'.")
-    return Layout((*layout.fields, Field(WEIGHT, ())))
+    if mechanism is None:
+        return Layout((*layout.fields, Field(WEIGHT, ())))
+    return Layout((Field(noisy_name(mechanism), (mechanism.dimension,), "int64"), Field(WEIGHT, ())))
+
+
+def noisy_name(mechanism: Mechanism) -> str:
+    return f"{NOISY}{mechanism.grid}"
+
+
+def add_noise(mechanism: Mechanism, layout: Layout, vector: Mapping[str, Array], key: bytes) -> dict[str, Array]:
+    """A site's addend with its share of the noise, as integers. key: 32 random bytes, used for nothing else ever."""
+    flat = np.concatenate([vector[f.name].reshape(-1) for f in layout.fields])
+    return {noisy_name(mechanism): mechanism.protect(flat, key)}
+
+
+def reveal(mechanism: Mechanism, layout: Layout, total: Total) -> Total:
+    """The noisy sum as the task's own tensors, in clip units."""
+    flat, at, out = mechanism.reveal(np.asarray(total[noisy_name(mechanism)])), 0, {}
+    for f in layout.fields:
+        out[f.name] = flat[at : at + f.size].reshape(f.shape)
+        at += f.size
+    return Total(out, total.weight, total.sites, noise=mechanism.std(total.sites))
 
 
 def encoding_of(layout: Layout, assignment: Assignment, terms: Terms) -> Encoding | None:
@@ -97,19 +123,21 @@ def _unmasked(encoding: Encoding, acc: dict[str, Ints], sites: int, streams: Seq
 def trimmed_mean(totals: Sequence[Total], trim: int) -> Total:
     """What several buckets' sums say together, robustly: per number, the `trim` largest and smallest bucket means are cut
     off, the rest are averaged, and the result is scaled to the whole weight (Yin et al., "Byzantine-Robust Distributed
-    Learning", ICML 2018, on buckets: Karimireddy et al., ICLR 2022). Integer tensors are summed.
+    Learning", ICML 2018, on buckets: Karimireddy et al., ICLR 2022). Integer tensors are summed, unless they are noisy numbers.
     """
     weight, sites = sum(t.weight for t in totals), sum(t.sites for t in totals)
     good = [t for t in totals if t.weight > 0]
     out: dict[str, Array] = {}
     for name, first in totals[0].vector.items():
-        if first.dtype.kind != "f":
+        noisy = name.startswith(NOISY)
+        if first.dtype.kind != "f" and not noisy:
             out[name] = sum((t.vector[name] for t in totals[1:]), start=first)
             continue
         if len(good) < 2 * trim + 1:
             raise TaskError(f"Only {len(good)} buckets have any weight; trimming needs {2 * trim + 1}.", fix="fewer buckets, or more sites")
         means = np.sort(np.stack([t.vector[name].astype(np.float64) / t.weight for t in good]), axis=0)
-        out[name] = (means[trim : len(means) - trim].mean(axis=0) * weight).astype(first.dtype)
+        robust = means[trim : len(means) - trim].mean(axis=0) * weight
+        out[name] = (np.rint(robust) if noisy else robust).astype(first.dtype)
     return Total(out, weight, sites)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from locum.data.rows import Rows
 from locum.errors import LocumError, TaskError
+from locum.federation.budget import Budget
 from locum.federation.door import Door, ReleaseDeclined
 from locum.federation.runner import site_rng
 from locum.federation.wire import Assignment
@@ -12,14 +13,17 @@ from locum.study.vector import Contribution, Layout
 from locum.tasks import Memory, State, Task
 
 
-def visit(task: Task, state: State, rows: Rows, memory: Memory, assignment: Assignment, door: Door, terms: Terms) -> tuple[Contribution, Layout]:
-    """Run `task` on `rows`, after the door has admitted the round. The result has not left yet.
+def visit(
+    task: Task, state: State, rows: Rows, memory: Memory, assignment: Assignment, door: Door, terms: Terms, budget: Budget | None = None
+) -> tuple[Contribution, Layout]:
+    """Run `task` on `rows`, after the door has admitted the round and was paid. The result has not left yet.
 
     Whatever a task raises becomes `ReleaseDeclined`, whose code alone may travel; the cause stays at the site.
     """
     door.admit(assignment, terms)
     try:
         layout = task.layout(state)
+        rows = door.sample(rows, budget, assignment) if budget else rows
         return task.visit(state, rows, memory, site_rng(assignment, door.site)), layout
     except TaskError as error:
         raise ReleaseDeclined("task", error.what, why=error.why, fix=error.fix) from error

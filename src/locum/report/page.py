@@ -11,11 +11,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 _ENV = Environment(loader=PackageLoader("locum.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def page(*, study: Mapping[str, Any], run: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None = None) -> str:
+def page(
+    *,
+    study: Mapping[str, Any],
+    run: Mapping[str, Any],
+    rounds: Sequence[Mapping[str, Any]],
+    comparison: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+) -> str:
     """HTML of one run.
 
     study: the manifest as plain data. run, rounds: `RunView` and `RoundView`s as plain data. comparison: what the
-    demonstration knows because its data are public: {"coefficients": rows, "concordance": rows}.
+    demonstration knows because its data are public: {"coefficients": rows, "concordance": rows}. card: `card_of` the run.
     """
     tables = {name: result["coefficients"] for name, result in run["results"].items() if isinstance(result, dict) and result.get("coefficients")}
     shown = {name: {k: v for k, v in result.items() if k != "coefficients"} for name, result in run["results"].items() if isinstance(result, dict)}
@@ -23,6 +30,7 @@ def page(*, study: Mapping[str, Any], run: Mapping[str, Any], rounds: Sequence[M
         study=study,
         run=run,
         rounds=rounds,
+        card=card,
         comparison=comparison or {},
         tables=tables,
         shown={name: _flat(result) for name, result in shown.items()},

@@ -25,12 +25,16 @@ from structlog.typing import FilteringBoundLogger
 from locum.client import Api
 from locum.client.connection import CHUNK
 from locum.errors import Conflict, EnvelopeError, LocumError, TaskError, Unavailable
+from locum.federation.budget import budget_of
 from locum.federation.door import Door, Protected, Release, ReleaseDeclined, SitePolicy
 from locum.federation.identity import PublicKey
+from locum.federation.round import VECTORS
 from locum.federation.state import decode_state, encode_state
 from locum.federation.visit import visit
 from locum.federation.wire import LONG_POLL_S, Assignment, SignedAssignment
+from locum.federation.witness import LedgerHead
 from locum.site.inbox import Request, approved_task, check_body, decode_request, open_assignment, open_notice, open_study
+from locum.site.ledgers import LedgerSource, no_ledgers
 from locum.site.logs import reason
 from locum.site.masking import MaskedRound, check_roster
 from locum.site.rows import RowSource
@@ -70,21 +74,25 @@ class Agent:
         log: FilteringBoundLogger,
         *,
         policy: SitePolicy | None = None,
+        ledgers: LedgerSource | None = None,
         consortium: PublicKey | None = None,
         poll_s: float = LONG_POLL_S,
     ) -> None:
         """coordinator: the key pinned at enrolment. rows: where a study's rows come from, commonly `SiteRows(store)`.
 
+        ledgers: by which private studies are paid for, commonly `SiteLedgers(store, name)`.
         consortium: the key that signs the roster; without it this site takes part in no masked round.
         """
         self.store, self.api, self.coordinator, self.rows, self.log, self.poll_s = store, api, coordinator, rows, log, poll_s
         self.identity = api.connection.identity
+        self.ledgers = ledgers or no_ledgers
         self.door = Door(api.connection.name, policy or SitePolicy())
         self.consortium = consortium
         self._keys: tuple[str, dict[str, PublicKey]] = ("", {})
         self.computing = 0
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, None] = {}
+        self._stated: dict[str, LedgerHead] | None = None
         self._newest: dict[str, tuple[int, int]] = {}
         self._held: dict[str, _Held] = {}  # by run: what was computed at JOIN, until it leaves masked
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -227,7 +235,19 @@ class Agent:
             answer = await self._answer(request, log)
         await self._wanted(answer, self.api.answer(request.assignment, answer.envelope, answer.body or b"", phase=request.phase))
         await asyncio.to_thread(self.store.mark, answer, "sent")
+        await self._state_ledger(request, log)
         log.info("round answered", step=request.assignment.step, kind=answer.kind, bytes=answer.nbytes, seconds=round(time.monotonic() - started, 3))
+
+    async def _state_ledger(self, request: Request, log: FilteringBoundLogger) -> None:
+        """Have the coordinator witness how far the ledger has got. Not worth a failure: the next round says it again."""
+        known = self.store.study(request.assignment.study)
+        if request.phase not in VECTORS or known is None or not open_study(known.view, known.view.digest).terms.privacy.on:
+            return
+        try:
+            ledger = await asyncio.to_thread(self.ledgers, known, {})
+            await self.api.witness(known.data, *await asyncio.to_thread(ledger.head))
+        except LocumError as error:
+            log.warning("ledger not witnessed", **reason(error))
 
     async def _wanted(self, answer: Answer, sending: Any) -> None:
         """Await `sending`; if the coordinator does not want the answer (any more), note that and raise its reason."""
@@ -335,6 +355,8 @@ class Agent:
 
     async def _visit(self, a: Assignment, study: Study, task: Task) -> tuple[Protected, bytes | None]:
         """Fetch the state and visit the rows, in a thread; the state is freed before the vector travels."""
+        if study.terms.privacy.on and self._stated is None:  # once in a life: what this site said of its ledgers before it went down
+            self._stated = await self.api.ledgers()
         file = self.store.incoming_file(a.run, a.seq) if a.state_bytes > SMALL else None
         if file and shutil.disk_usage(file.parent).free < a.state_bytes:
             raise OSError("no room for the global model")
@@ -351,17 +373,23 @@ class Agent:
         if known is None or known.decision != "approved":
             raise ReleaseDeclined("not_approved", "The approval was withdrawn.")
         try:
+            ledger = self.ledgers(known, self._stated or {}) if study.terms.privacy.on else None
+            budget = budget_of(study)
+        except LocumError as error:
+            raise ReleaseDeclined("budget", error.what, why=error.why, fix=error.fix) from error
+        charge = self.door.charge(study, budget, a, ledger)
+        try:
             rows = self.rows(study, known)
         except LocumError as error:
             raise ReleaseDeclined("data", error.what, why=error.why, fix=error.fix) from error
         try:
             kept = self.store.memory(a.run, a.step)
             memory = dict(decode_state(kept)) if kept else {}
-            contribution, layout = visit(task, decode_state(source), rows, memory, a, self.door, study.terms)
+            contribution, layout = visit(task, decode_state(source), rows, memory, a, self.door, study.terms, budget)
             after = encode_state(memory) if memory else None
         except (TaskError, EnvelopeError) as error:
             raise ReleaseDeclined("internal", error.what, why=error.why, fix=error.fix) from error
-        return self.door.protect(contribution, layout, a, study.terms), after
+        return self.door.protect(contribution, layout, a, study.terms, budget=budget, charge=charge), after
 
     async def _keep(self, request: Request, release: Release, memory: bytes | None, masking: Masking | None = None) -> Answer:
         """Make the release durable. A large vector travels meanwhile, from its own buffers; it counts for nothing without its message."""

@@ -18,6 +18,7 @@ from locum.data.sources import open_source
 from locum.errors import LocumError, ManifestError
 from locum.federation.door import SitePolicy
 from locum.federation.identity import Identity
+from locum.site.ledgers import LedgerTerms
 from locum.site.store import DataSet, LogLine, Store
 from locum.study.document import Document, read_toml
 from locum.study.manifest import NAME
@@ -28,6 +29,12 @@ _TEMPLATE = """# This site's own rules. The stricter of these and a study's term
 min_cohort = {min_cohort}      # smallest number of sites that one sum may be over
 min_rows = {min_rows}        # fewest patients behind an answer
 allow_clear = {allow_clear}  # whether updates may leave in clear text, visible to the coordinator
+exact = "{exact}"       # sums without noise: "ask" wants `approve --exact`, "never" refuses them, "allow" asks nothing
+
+[privacy]               # what all studies together may cost a data set's patients; fixed when its ledger is opened
+eps = {eps}
+delta = {delta}
+filter = "{filter}"          # "rdp" can also count random samples of patients
 """
 
 
@@ -35,6 +42,7 @@ class SiteConfig(Document):
     """The content of site.toml."""
 
     policy: SitePolicy = SitePolicy()
+    privacy: LedgerTerms = LedgerTerms()
 
 
 class AddedData(msgspec.Struct, frozen=True):
@@ -53,8 +61,9 @@ def enroll(folder: Path, invitation: str, *, ca: Path | None = None, plain: bool
     """
     member = join(folder, invitation, ca=read_pem(ca), plain=plain, role="site", patience=patience)
     if not (folder / CONFIG).exists():
-        policy = SitePolicy()
-        text = _TEMPLATE.format(min_cohort=policy.min_cohort, min_rows=policy.min_rows, allow_clear=str(policy.allow_clear).lower())
+        policy, privacy = SitePolicy(), LedgerTerms()
+        values = {**policy.model_dump(), **privacy.model_dump()}
+        text = _TEMPLATE.format(**{**values, "allow_clear": str(policy.allow_clear).lower()})
         (folder / CONFIG).write_text(text, encoding="utf-8")
     Store(folder).close()
     return member

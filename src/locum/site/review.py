@@ -12,11 +12,15 @@ from locum.client import A_WHILE, Api, Membership, Patience
 from locum.client.membership import open_connection
 from locum.data.contract import Report, check, load_rows
 from locum.errors import DataError, LocumError, NotFound, Refused, Unavailable
-from locum.federation.door import SitePolicy
+from locum.federation.budget import budget_of
+from locum.federation.door import requester_of
 from locum.federation.identity import PublicKey
 from locum.federation.summation import wire_layout
-from locum.site.folder import load_config, open_store
+from locum.privacy.accountant import largest_delta
+from locum.site.cost import Cost, cost_of
+from locum.site.folder import SiteConfig, load_config, open_store
 from locum.site.inbox import open_study
+from locum.site.ledgers import SiteLedgers
 from locum.site.store import Decision, KnownStudy, Store
 from locum.study.manifest import Study
 from locum.tasks import Task, build_plan
@@ -46,6 +50,7 @@ class StepReview:
 class Review:
     """A study as this site sees it. problems: why it cannot be approved here; empty if it can.
 
+    exact: whether sums leave without noise; cost: if not, what the data set's ledger says.
     report: what the data check says of this site's own rows; it stays here.
     """
 
@@ -60,8 +65,11 @@ class Review:
     steps: tuple[StepReview, ...]
     min_cohort: int
     min_rows: int
+    override: str
     protection: str
     clear: bool
+    exact: bool
+    cost: Cost | None
     data: str
     report: Report | None
     problems: tuple[str, ...]
@@ -113,22 +121,31 @@ def review(folder: Path, digest: str, *, data: str | None = None, patience: Pati
     """
     with open_store(folder) as store:
         known = _find(folder, store, digest, patience)
-        return _review(store, known, load_config(folder).policy, data, masks=Membership.load(folder).consortium is not None)
+        return _look_up(folder, store, known, data)
 
 
-def decide(folder: Path, digest: str, *, approve: bool, data: str | None = None, patience: Patience = A_WHILE) -> bool:
+def decide(folder: Path, digest: str, *, approve: bool, data: str | None = None, exact: bool = False, patience: Patience = A_WHILE) -> bool:
     """Approve or deny a study by its digest; whether the coordinator has been told (else the agent tells it later).
 
-    Raises `Refused` for an approval that the study, the site's policy or its data do not allow.
+    exact: that sums without noise may leave, which a study without differential privacy needs said. Approving a private study sets its
+    cost aside in the data set's ledger, which the first one opens.
+    Raises `Refused` for an approval that the study, the site's policy, its ledger or its data do not allow.
     """
     with open_store(folder) as store:
         known = _find(folder, store, digest, patience)
         chosen = known.data
         if approve:
-            seen = _review(store, known, load_config(folder).policy, data, masks=Membership.load(folder).consortium is not None)
+            seen = _look_up(folder, store, known, data)
             if seen.problems:
                 raise Refused("This study cannot be approved here: " + "; ".join(seen.problems), fix="correct the data or the mapping, or deny the study")
+            if seen.exact and not exact and load_config(folder).policy.exact != "allow":
+                raise Refused(
+                    "This study's sums leave without noise, so they may say something about a single patient to someone who knows the others.",
+                    why="Differential privacy is the rule here; an exact study is an exception that somebody has to have decided on.",
+                    fix="approve it with --exact if that is accepted, or ask the investigator for eps and delta",
+                )
             chosen = seen.data
+            _set_aside(folder, store, known, chosen)
         store.decide(known.view.digest, approve=approve, data=chosen)
         try:
             asyncio.run(_tell(folder, known.view.digest, approve, patience))
@@ -171,8 +188,25 @@ def _pending(known: KnownStudy) -> Pending:
     return Pending(known.view.digest, study.name, study.title, known.view.requester, known.decision, known.told)
 
 
-def _review(store: Store, known: KnownStudy, policy: SitePolicy, data: str | None, *, masks: bool) -> Review:
-    view = known.view
+def _look_up(folder: Path, store: Store, known: KnownStudy, data: str | None) -> Review:
+    member, config = Membership.load(folder), load_config(folder)
+    return _review(store, known, config, data, member.name, masks=member.consortium is not None)
+
+
+def _set_aside(folder: Path, store: Store, known: KnownStudy, data: str) -> None:
+    """For a private study: its cost, in the data set's ledger, which is opened if there is none. Raises `BudgetExhausted`."""
+    study = open_study(known.view, known.view.digest)
+    budget = budget_of(study)
+    if budget is None:
+        return
+    chosen = next(d for d in store.data() if d.name == data)
+    with SiteLedgers(store, Membership.load(folder).name) as ledgers:
+        ledger = ledgers.open(chosen) if ledgers.exists(chosen) else ledgers.create(chosen, load_config(folder).privacy)
+        ledger.reserve(study.digest, budget.plan, study.terms.privacy.spare, requester=requester_of(study))
+
+
+def _review(store: Store, known: KnownStudy, config: SiteConfig, data: str | None, site: str, *, masks: bool) -> Review:
+    view, policy = known.view, config.policy
     study = open_study(view, view.digest)
     problems: list[str] = []
     steps: tuple[StepReview, ...] = ()
@@ -186,11 +220,16 @@ def _review(store: Store, known: KnownStudy, policy: SitePolicy, data: str | Non
         problems.append(f"This site has retired the key agreement '{study.terms.masking.suite}'.")
     if study.terms.aggregation == "masked" and not masks:
         problems.append("This site has pinned no consortium key, so it cannot tell who the other sites are.")
-    name, report = "", None
+    if not study.terms.privacy.on and policy.exact == "never":
+        problems.append("This site's policy lets no sums leave without noise.")
+    name, report, cost = "", None, None
     try:
         name = _choose(store, data or known.data)
+        cost = cost_of(store, study, name, site, config.privacy) if study.terms.privacy.on else None
+        problems += [cost.problem] if cost and cost.problem else []
         report = _check(store, study, name, max(policy.min_rows, study.terms.min_rows))
         report.raise_if_refused()
+        problems += _delta_problem(study, report.patients)
     except LocumError as error:
         problems.append(str(error))
     return Review(
@@ -205,13 +244,24 @@ def _review(store: Store, known: KnownStudy, policy: SitePolicy, data: str | Non
         steps=steps,
         min_cohort=max(policy.min_cohort, study.terms.min_cohort),
         min_rows=max(policy.min_rows, study.terms.min_rows),
+        override=study.terms.privacy.override if study.terms.privacy.on else "",
         protection=study.terms.protection(),
         clear=study.terms.aggregation == "clear",
+        exact=not study.terms.privacy.on,
+        cost=cost,
         data=name,
         report=report,
         problems=tuple(problems),
         decision=known.decision,
     )
+
+
+def _delta_problem(study: Study, patients: int) -> list[str]:
+    """delta against this site's own patients, of whom the study's public figure may know nothing."""
+    privacy = study.terms.privacy
+    if not privacy.on or not patients or privacy.delta <= largest_delta(patients):
+        return []
+    return [f"delta {privacy.delta:g} is too large for this site's {patients} patients: at most {largest_delta(patients):.1g}."]
 
 
 def _look_at(study: Study, index: int, task: Task) -> StepReview:
@@ -270,7 +320,11 @@ def _step(number: int, s: StepReview) -> str:
 
 
 def _terms(r: Review) -> str:
-    return _lines("Terms", (r.protection, f"no sum over fewer than {r.min_cohort} sites; no answer from fewer than {r.min_rows} patients"))
+    few = f"no sum over fewer than {r.min_cohort} sites" + (f"; no answer from fewer than {r.min_rows} patients" if r.exact else "")
+    lines = [r.protection, few, *((f"why more than usual: {r.override}",) if r.override else ())]
+    if r.exact:
+        lines.append("WARN: the sums are exact. Someone who knows the other patients' data can work a single patient out; approving needs --exact")
+    return _lines("Terms", tuple(lines)) + (f"\n\n{_lines('Privacy', r.cost.lines())}" if r.cost else "")
 
 
 def _data(r: Review) -> str:

@@ -31,19 +31,19 @@ class SiteRows:
     def __call__(self, study: Study, known: KnownStudy) -> Rows:
         data = self.store.data_for(known)
         with self._lock:
-            stamp = _stamp(data)
+            now = stamp(data)
             kept = self._kept.get(study.digest)
-            if kept is None or kept[0] != stamp or stamp is None:
+            if kept is None or kept[0] != now or now is None:
                 rows = load_rows(study, data.mapping or None, data.source)
                 check(study.data, rows).raise_if_refused()
-                self._kept[study.digest] = kept = (stamp, rows)
+                self._kept[study.digest] = kept = (now, rows)
             self._kept.move_to_end(study.digest)
             while len(self._kept) > self.keep:
                 self._kept.popitem(last=False)
             return kept[1]
 
 
-def _stamp(data: DataSet) -> object:
+def stamp(data: DataSet) -> object:
     """Changes whenever a file of the data set does; None if one is gone."""
     try:
         return [(p, s.st_mtime_ns, s.st_size, s.st_ino) for p in (data.source, data.mapping) if p for s in [os.stat(p)]]

@@ -17,6 +17,7 @@ from locum.client import FOR_EVER, Api, Membership, Patience
 from locum.federation.wire import LONG_POLL_S
 from locum.site.agent import Agent
 from locum.site.folder import load_config, load_identity
+from locum.site.ledgers import SiteLedgers
 from locum.site.logs import open_log
 from locum.site.rows import RowSource, SiteRows
 from locum.site.store import Store
@@ -46,7 +47,7 @@ async def open_agent(
     with Store(folder) as store:
         async with Api(member.connect(load_identity(folder), patience=patience, notice=notice, **options)) as api:
             keys = {"coordinator": member.coordinator, "consortium": member.consortium}
-            yield Agent(store, api, rows=rows or SiteRows(store), log=log, policy=config.policy, poll_s=poll_s, **keys)  # type: ignore[arg-type]
+            yield Agent(store, api, rows=rows or SiteRows(store), ledgers=SiteLedgers(store, member.name), log=log, policy=config.policy, poll_s=poll_s, **keys)  # type: ignore[arg-type]
 
 
 def serve(folder: Path, *, log_file: Path | None = None, patience: Patience = FOR_EVER, poll_s: float = LONG_POLL_S) -> None:

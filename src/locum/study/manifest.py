@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from functools import cached_property
 from pathlib import Path
@@ -84,12 +85,67 @@ class Masking(Document):
         return self
 
 
+class Privacy(Document):
+    """How little one unit may change what is released (differential privacy, docs/privacy.md). Approved with the study.
+
+    unit: 'patient' (all of a patient's records at a site together), 'site', or 'none' for exact sums without noise. eps, delta: of the
+    whole study, everything that it releases together. patients: a public planning figure for the cohort's patients; normalisers
+    are computed from it and never from private counts. honest: how many honest sites' noise every sum is guaranteed to hold.
+    noise: of which law each site draws its share. spare: rounds that may fail and be asked again, in all, within eps.
+    override: why more than eps 8 is asked for.
+    """
+
+    unit: Literal["patient", "site", "none"] = "patient"
+    eps: Annotated[float, Field(gt=0)] = 3.0
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    patients: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    honest: Annotated[int, Field(ge=1)] | None = None
+    noise: Literal["gaussian", "skellam"] = "gaussian"
+    spare: Annotated[int, Field(ge=0, le=1000)] = 1
+    override: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stated(cls, value: Any) -> Any:
+        """Whoever writes anything about privacy writes eps and delta; `privacy = "none"` is short for unit = "none"."""
+        if value == "none":
+            return {"unit": "none"}
+        if isinstance(value, dict) and value and value.get("unit") != "none":
+            missing = [key for key in ("eps", "delta") if value.get(key) is None]
+            if missing:
+                raise ValueError(f"{' and '.join(missing)} must be given: for example eps = 3.0 and delta = 1e-6, or unit = 'none' for exact sums")
+        return value
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if not self.on:
+            return self
+        if self.patients is not None and self.delta > DELTA_SHARE / self.patients:
+            raise ValueError(
+                f"delta = {self.delta:g} is above 0.1 / patients = {DELTA_SHARE / self.patients:.2g}: too likely that somebody is not protected at all"
+            )
+        if self.eps > MOST_EPS and not self.override.strip():
+            raise ValueError(f"eps = {self.eps:g} is above {MOST_EPS:g}: lower it, or say in override why it is needed; sites see it")
+        return self
+
+    @property
+    def on(self) -> bool:
+        return self.unit != "none"
+
+
+DELTA_SHARE = 0.1
+"""delta times the number of patients is at most this."""
+MOST_EPS = 8.0
+LEAST_SITES = 50
+"""Protecting whole sites needs at least so many: with fewer the noise drowns the answer, or delta means nothing."""
+
+
 class Terms(Document):
     """On what terms a site takes part. A site's own policy may ask for more, never accept less."""
 
     aggregation: Literal["masked", "clear"] = "masked"
     masking: Masking = Masking()
-    privacy: Literal["none"] = "none"
+    privacy: Privacy = Privacy()
     min_cohort: Annotated[int, Field(ge=2, le=100_000)] = 5
     min_rows: Annotated[int, Field(ge=1)] = 1
     start_when: Annotated[int, Field(ge=2, le=100_000)] | None = None
@@ -105,7 +161,26 @@ class Terms(Document):
                 raise ValueError(f"{key} ({value}) is below min_cohort ({self.min_cohort})")
         if self.aggregation == "masked" and self.min_cohort < 3:
             raise ValueError("min_cohort is at least 3 where updates are masked: of two sites, each can subtract itself")
+        honest = self.privacy.honest
+        if honest is not None and honest > self.most_honest:
+            where = f"min_cohort is {self.min_cohort}" if self.aggregation == "masked" else "in clear text each site's noise stands alone"
+            raise ValueError(f"privacy.honest ({honest}) is more than any sum is guaranteed to hold: {where}")
+        if self.privacy.unit == "site" and self.min_cohort < LEAST_SITES:
+            raise ValueError(f"privacy.unit = 'site' needs min_cohort of at least {LEAST_SITES}: a few sites cannot hide among each other")
         return self
+
+    @property
+    def most_honest(self) -> int:
+        """The most sites whose noise a sum can be guaranteed to hold: the minimum cohort; in clear text every vector is seen alone."""
+        return self.min_cohort if self.aggregation == "masked" else 1
+
+    @property
+    def honest(self) -> int:
+        """To how many honest sites' noise each share is calibrated: unless the study says otherwise, the minimum cohort less those
+        that may collude, as in docs/secagg.md."""
+        n = self.most_honest
+        colluding = n // 3 if n <= 128 else math.ceil(self.masking.corrupt * n)
+        return self.privacy.honest or max(1, n - colluding)
 
     @property
     def needed(self) -> int:
@@ -113,7 +188,17 @@ class Terms(Document):
         return self.quorum or self.min_cohort
 
     def protection(self) -> str:
-        """What protects an update, in one plain sentence: printed wherever a result is."""
+        """What protects an update, in plain words: printed wherever a result is."""
+        return f"{self._seen()}; {self._noise()}"
+
+    def _noise(self) -> str:
+        p = self.privacy
+        if not p.on:
+            return "no noise: the sums are exact"
+        kept = f"with the noise of at least {self.honest} honest sites" if self.aggregation == "masked" else "with each site's own noise"
+        return f"eps {p.eps:g}, delta {p.delta:g} for each {p.unit}, over the whole study, {kept}"
+
+    def _seen(self) -> str:
         if self.aggregation == "clear":
             return "updates: clear text, visible to the coordinator"
         if self.masking.buckets > 1:
@@ -122,13 +207,15 @@ class Terms(Document):
 
 
 class Step(Document):
-    """One step of the plan: a task's name and its parameters, which that task validates."""
+    """One step of the plan: a task's name and its parameters, which that task validates. share: of the study's privacy, relative to
+    the other steps'."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     name: Name
     task: Name
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 50
+    share: Annotated[float, Field(gt=0, le=1e6)] = 1.0
 
     @property
     def params(self) -> dict[str, Any]:

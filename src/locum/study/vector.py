@@ -176,11 +176,12 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Total:
-    """The sum over a cohort: all that `combine` ever sees."""
+    """The sum over a cohort: all that `combine` ever sees. noise: its standard deviation per number, 0 where the sum is exact."""
 
     vector: Mapping[str, Array]
     weight: float
     sites: int = field(default=0)
+    noise: float = 0.0
 
     def __getitem__(self, name: str) -> Array:
         return self.vector[name]

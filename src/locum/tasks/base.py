@@ -99,25 +99,45 @@ class BaseTask(Generic[P]):
         return {**state, **{self.key(n): np.asarray(a) for n, a in arrays.items()}}
 
 
-_REGISTRY: dict[str, Callable[[Step, Study], Any]] = {}
+_EXACT: dict[str, Callable[[Step, Study], Any]] = {}
+_PRIVATE: dict[str, Callable[[Step, Study], Any]] = {}
 
 
 def register(cls: T) -> T:
-    """Class decorator: make a task available to manifests under its `kind`."""
-    _REGISTRY[cls.kind] = cls.build
+    """Class decorator: make a task available under its `kind` to studies whose sums are exact."""
+    _EXACT[cls.kind] = cls.build
+    return cls
+
+
+def register_private(cls: T) -> T:
+    """Class decorator: make a task available under its `kind` to studies with differential privacy; see `tasks.private`."""
+    _PRIVATE[cls.kind] = cls.build
     return cls
 
 
 def kinds() -> list[str]:
     """The names of all tasks that a manifest may use."""
-    return sorted(_REGISTRY)
+    return sorted({*_EXACT, *_PRIVATE})
+
+
+def private_kinds() -> list[str]:
+    """Those that have a form with differential privacy."""
+    return sorted(_PRIVATE)
 
 
 def build(step: Step, study: Study) -> Task:
     """The task that a manifest's step names, with validated parameters; raises `ManifestError`."""
-    if step.task not in _REGISTRY:
+    if step.task not in kinds():
         raise ManifestError(f"Step '{step.name}' asks for the task '{step.task}', which does not exist.", fix=nearest(step.task, kinds()))
-    task: Task = _REGISTRY[step.task](step, study)
+    privacy = study.terms.privacy
+    known = _PRIVATE if privacy.on else _EXACT
+    if step.task not in known:
+        raise ManifestError(
+            f"Step '{step.name}': the task '{step.task}' has no form that protects each {privacy.unit} by noise.",
+            why="One of them could change its answer without bound.",
+            fix="leave the step out, or set privacy = 'none' under terms: then sums are exact, and each site has to accept that",
+        )
+    task: Task = known[step.task](step, study)
     return task
 
 

@@ -7,7 +7,7 @@ its width. A point mass needs nothing special. The extremes are never approached
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +15,20 @@ from pydantic import Field
 
 from locum.data.rows import Part, Rows
 from locum.errors import ManifestError, TaskError
+from locum.privacy.disclosure import THRESHOLD
 from locum.study.manifest import Step, Study, VariableName
 from locum.study.vector import Contribution, Layout, Total
 from locum.tasks.base import BaseTask, Memory, Params, State, register
 from locum.tasks.design import usable
-from locum.tasks.histogram import contract_range, counts_at_or_below
+from locum.tasks.histogram import HistogramParams, check_beside_quantiles, contract_range, counts_at_or_below, earlier_on
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
 class QuantilesParams(Params):
     """minimum, maximum: where to look, by default the contract's range. tolerance: width of the final bracket, by default
-    a millionth of that range. tail: how many values must lie on either side of a quantile, so that no extreme is shown."""
+    a millionth of that range. tail: how many values must lie on either side of a quantile, so that neither an extreme nor a
+    small group beyond it is shown."""
 
     variable: VariableName
     probabilities: Annotated[tuple[Probability, ...], Field(min_length=1, max_length=99)] = (0.25, 0.5, 0.75)
@@ -34,7 +36,7 @@ class QuantilesParams(Params):
     minimum: float | None = None
     maximum: float | None = None
     tolerance: Annotated[float, Field(gt=0)] | None = None
-    tail: Annotated[int, Field(ge=1)] = 5
+    tail: Annotated[int, Field(ge=1)] = THRESHOLD
     part: Part = "all"
 
 
@@ -43,7 +45,7 @@ class Quantiles(BaseTask[QuantilesParams]):
     """All probabilities are refined side by side."""
 
     kind = "quantiles"
-    Config = QuantilesParams
+    Config: ClassVar[type[Any]] = QuantilesParams
 
     def __init__(self, step: Step, params: QuantilesParams, study: Study) -> None:
         super().__init__(step, params, study)
@@ -54,6 +56,12 @@ class Quantiles(BaseTask[QuantilesParams]):
         # doubles cannot be told apart below this width
         self.tolerance = max(params.tolerance or (self.range[1] - self.range[0]) * 1e-6, 4 * np.spacing(max(abs(self.range[0]), abs(self.range[1]))))
         self.whole = study.data.variables[params.variable].type in ("integer", "boolean", "category")
+        self.check_plan()
+
+    def check_plan(self) -> None:
+        """Raise `ManifestError` where an earlier histogram of the variable suppresses cells; `tasks.histogram` says why."""
+        for step, before in earlier_on(self, "histogram", self.params.variable, self.params.part):
+            check_beside_quantiles(step.name, self.step.name, HistogramParams.parse(before))
 
     def reads(self) -> tuple[str, ...]:
         return (self.params.variable,)

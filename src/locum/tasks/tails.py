@@ -7,6 +7,7 @@ continued fraction of the incomplete beta function), evaluated by Lentz's method
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 Z95 = 1.959963984540054
 """The 97.5 % point of the standard normal distribution."""
@@ -32,6 +33,7 @@ def student_two_sided(t: float, df: float) -> float:
     return _incomplete_beta(df / 2.0, 0.5, df / (df + t * t), t * t / (df + t * t))
 
 
+@lru_cache(maxsize=1024)
 def student_95(df: float) -> float:
     """The 97.5 % point of Student's t, by bisection to full precision."""
     low, high = 0.0, 1e4

@@ -1,0 +1,102 @@
+"""What a private study's plan costs, and the mechanism of each of its steps: from the manifest alone, at every site and at the
+coordinator alike.
+
+The multipliers are calibrated once for the whole plan, so that everything that the study releases together stays within its eps and
+delta, the rounds that may fail and be asked again (`spare`) included.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, floor, log10
+
+from locum.errors import LocumError, ManifestError
+from locum.federation.summation import wire_layout
+from locum.privacy import matrix
+from locum.privacy.accountant import Plan, Release, Request, calibrate
+from locum.privacy.mechanism import Mechanism
+from locum.privacy.quote import Quote
+from locum.privacy.quote import quote as quoted
+from locum.privacy.sampler import FixedOrder
+from locum.study.manifest import Study, Terms
+from locum.study.vector import Layout
+from locum.tasks import Task, build_plan
+from locum.tasks.private.base import Private
+
+_KEPT = 64
+_known: OrderedDict[str, Budget] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The calibrated plan of a private study: one release for each step, in the study's order."""
+
+    plan: Plan
+    terms: Terms
+
+    def release(self, step: int) -> Release:
+        return self.plan.releases[step]
+
+    def mechanism(self, step: int, layout: Layout) -> Mechanism:
+        """The mechanism for vectors of a step's layout; raises `ManifestError` if the layout holds other than float64 tensors."""
+        other = [f.name for f in layout.fields if f.dtype != "float64"]
+        if other:
+            raise ManifestError(f"Tensor '{other[0]}' is not float64, so it cannot be released with noise.", fix="this is a fault of the task; report it")
+        release = self.release(step)
+        spread = matrix.spread(release.sampler.band) if isinstance(release.sampler, FixedOrder) else 1.0
+        return Mechanism(release.multiplier, self.terms.honest, layout.size, self.terms.privacy.noise, spread=spread)
+
+    def wire(self, step: int, layout: Layout) -> Layout:
+        return wire_layout(layout, self.mechanism(step, layout))
+
+
+def budget_of(study: Study, tasks: Sequence[Task] | None = None) -> Budget | None:
+    """The budget of a study, None where its sums are exact. Raises `ManifestError`, or what the calibration refuses."""
+    privacy = study.terms.privacy
+    if not privacy.on:
+        return None
+    if study.digest in _known:
+        _known.move_to_end(study.digest)
+        return _known[study.digest]
+    requests = [replace(_request(task), noise=privacy.noise) for task in (tasks or build_plan(study))]
+    try:
+        plan = calibrate(requests, privacy.eps, privacy.delta, spare=privacy.spare)
+    except LocumError as error:
+        raise ManifestError(f"The study's privacy cannot be had: {error.what}", why=error.why, fix=error.fix) from error
+    plan = Plan(tuple(replace(r, multiplier=_rounded_up(r.multiplier)) for r in plan.releases))
+    _known[study.digest] = budget = Budget(plan, study.terms)
+    while len(_known) > _KEPT:
+        _known.popitem(last=False)
+    return budget
+
+
+def quote_of(study: Study) -> Quote:
+    """What a private study promises and costs, before anything runs. Raises `ManifestError` for a study whose sums are exact."""
+    tasks, terms = build_plan(study), study.terms
+    budget = budget_of(study, tasks)
+    if budget is None:
+        raise ManifestError("This study's sums are exact: it promises nothing about a single patient.", fix="give eps, delta and patients under terms.privacy")
+    return quoted(
+        budget.plan,
+        terms.privacy.delta,
+        honest=terms.honest,
+        cohort=max(terms.honest, terms.start_when or terms.min_cohort),
+        patients=terms.privacy.patients or 1,
+        dimensions={step.name: task.layout({}).size for step, task in zip(study.plan, tasks, strict=True)},
+        unit="site" if terms.privacy.unit == "site" else "patient",
+        spare=terms.privacy.spare,
+    )
+
+
+def _request(task: Task) -> Request:
+    if not isinstance(task, Private):
+        raise ManifestError(f"The task '{task.kind}' has no private form.", fix="this is a fault of the task; report it")
+    return task.request()
+
+
+def _rounded_up(multiplier: float) -> float:
+    """To six digits: so that machines whose arithmetic differs in the last bit calibrate alike."""
+    unit = 10.0 ** (floor(log10(multiplier)) - 5)
+    return ceil(multiplier / unit) * unit

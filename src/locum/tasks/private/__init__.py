@@ -1,0 +1,1 @@
+"""The forms of the tasks that differential privacy protects: chosen by the study's terms, under the same names."""

@@ -1,0 +1,272 @@
+"""A private study from the manifest to the sum: what is calibrated is what leaves, everything is paid for first, and nothing else leaves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from locum import Rows, Study, simulate
+from locum.errors import LocumError, ManifestError, RunFailed
+from locum.federation.budget import budget_of, quote_of
+from locum.federation.door import Door, ReleaseDeclined, SitePolicy
+from locum.federation.runner import Runner
+from locum.federation.visit import visit
+from locum.privacy import accountant
+from locum.privacy.filters import Filter
+from locum.privacy.ledger import Charged, Ledger
+from locum.study.vector import Bound, Contribution
+from locum.tasks import build_plan
+
+AGE = {"minimum": 0, "maximum": 120}
+HISTOGRAM = {"name": "h", "task": "histogram", "variable": "age", "bins": 6}
+MOMENTS = {"name": "m", "task": "moments", "variables": ["age"]}
+
+
+def study(privacy: dict[str, Any] | str | None = None, plan: list[dict[str, Any]] | None = None, **terms: Any) -> Study:
+    given = {"eps": 1.0, "delta": 1e-6, "patients": 600} if privacy is None else privacy
+    variables = {"age": AGE, "died": {"type": "boolean", "role": "outcome"}}
+    return Study.parse({"name": "t", "data": {"variables": variables}, "terms": {"privacy": given, **terms}, "plan": plan or [HISTOGRAM, MOMENTS]})
+
+
+def hospitals(n: int = 6, patients: int = 100) -> dict[str, Rows]:
+    rng = np.random.default_rng(1)
+    return {f"h{i}": Rows.of({"age": rng.normal(60, 12, patients).clip(0, 120), "died": (rng.random(patients) < 0.3).astype(float)}) for i in range(n)}
+
+
+def seeded(seed: int) -> Callable[[int], bytes]:
+    rng = np.random.default_rng(seed)
+    return rng.bytes
+
+
+def ledger(eps: float = 8.0, filter: Filter = Filter("gdp")) -> Ledger:  # noqa: B008 - frozen
+    return Ledger.in_memory(site="h0", dataset="d", data_sha256="0" * 64, eps=eps, delta=1e-6, filter=filter)
+
+
+# --- what is calibrated is what leaves ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("aggregation", ["masked", "clear"])
+@pytest.mark.parametrize("noise", ["gaussian", "skellam"])
+def test_the_noise_in_the_sum_is_the_noise_of_the_accountant(aggregation: str, noise: str) -> None:
+    """Over many runs without a patient, the released numbers are noise alone: its size is multiplier x sqrt(sites / honest)."""
+    s = study({"eps": 2.0, "delta": 1e-6, "patients": 600, "noise": noise}, [{**HISTOGRAM, "bins": 60, "threshold": 0}], aggregation=aggregation)
+    budget = budget_of(s)
+    assert budget
+    assert accountant.epsilon(accountant.with_spare(budget.plan, 1), 1e-6) == pytest.approx(2.0, rel=2e-3)
+    assert accountant.epsilon(accountant.with_spare(budget.plan, 1), 1e-6) <= 2.0
+    assert s.terms.honest == (4 if aggregation == "masked" else 1)
+    law = Filter("rdp", 4) if noise == "skellam" else Filter("gdp")
+    sums = []
+    for seed in range(40):
+        found: list[Any] = []
+        empty = {f"h{i}": Rows.of({"age": [], "died": []}) for i in range(6)}
+        runner = Runner(s, "r")
+        original = runner.task.combine
+        runner.task.combine = lambda state, total, found=found, original=original: (found.append(total), original(state, total))[1]  # type: ignore[method-assign]
+        from locum.federation.runner import drive
+        from locum.simulate.engine import _InProcess
+
+        port = _InProcess(runner, empty, SitePolicy(min_cohort=5), {n: ledger(filter=law) for n in empty}, seeded(seed), None)
+        drive(runner, port)
+        assert found[0].noise > 0
+        sums.append(np.concatenate([np.ravel(a) for a in found[0].vector.values()]))
+    expected = budget.plan.releases[0].multiplier * np.sqrt(6 / s.terms.honest)
+    n = np.size(sums)
+    assert np.std(sums) == pytest.approx(expected, rel=0.02 + 4 / np.sqrt(2 * n))
+    assert abs(np.mean(sums)) < 5 * expected / np.sqrt(n)
+    assert found[0].noise == pytest.approx(expected, rel=0.02)
+
+
+def test_a_seeded_private_run_is_repeatable_and_an_ordinary_one_is_not() -> None:
+    s, sites = study(), hospitals()
+    assert simulate(s, sites, entropy=seeded(3)).model == simulate(s, sites, entropy=seeded(3)).model
+    assert simulate(s, sites).model != simulate(s, sites).model
+
+
+def test_masked_and_clear_sums_hold_the_same_integers() -> None:
+    """With the same noise per site the two aggregations differ in nothing but the masks: honest = 1 gives both the same shares."""
+    one = study({"eps": 1.0, "delta": 1e-6, "patients": 600, "honest": 1})
+    two = study({"eps": 1.0, "delta": 1e-6, "patients": 600, "honest": 1}, aggregation="clear")
+    a, b = simulate(one, hospitals(), entropy=seeded(3)), simulate(two, hospitals(), entropy=seeded(3))
+    assert a.results == b.results
+
+
+# --- everything is paid for, first -------------------------------------------------------------------------------------
+
+
+def test_every_release_of_a_run_has_its_line_in_every_ledger() -> None:
+    s, sites = study(), hospitals()
+    ledgers = {name: ledger() for name in sites}
+    rounds: list[tuple[int, str]] = []
+    result = simulate(s, sites, ledgers=ledgers, on_round=lambda runner, r: rounds.append((r.assignment.seq, s.plan[r.assignment.step].name)))
+    assert result.rounds == len(rounds) == 2
+    for kept in ledgers.values():
+        charged = [line.entry for line in kept.lines() if isinstance(line.entry, Charged)]
+        assert [(c.seq, c.step) for c in charged] == rounds
+        assert kept.balance().eps_spent <= 1.0
+
+
+def test_a_run_that_would_overspend_runs_nowhere() -> None:
+    sites = hospitals()
+    poor = {name: ledger(eps=0.9) for name in sites}
+    with pytest.raises(RunFailed, match="budget"):
+        simulate(study(), sites, ledgers=poor)
+    assert all(not any(isinstance(line.entry, Charged) for line in kept.lines()) for kept in poor.values())
+
+
+def test_a_second_run_of_the_same_study_is_refused() -> None:
+    """eps is of the study, not of each run of it; one spare round is not a second run."""
+    s, sites = study(), hospitals()
+    ledgers = {name: ledger() for name in sites}
+    simulate(s, sites, ledgers=ledgers)
+    with pytest.raises(RunFailed, match="budget"):
+        simulate(s, sites, ledgers=ledgers)
+    assert all(kept.balance().eps_spent <= 1.0 for kept in ledgers.values())
+
+
+def test_a_sampled_plan_needs_a_ledger_that_can_count_it() -> None:
+    s = study(plan=[{"name": "t", "task": "sgd", "features": ["age"], "outcome": "died", "rounds": 5, "sample": 0.2}])
+    sites = hospitals()
+    with pytest.raises(RunFailed, match="budget"):
+        simulate(s, sites, ledgers={name: ledger() for name in sites})
+    simulate(s, sites, ledgers={name: ledger(eps=20, filter=Filter("rdp", 4)) for name in sites})
+
+
+class Round:
+    """One site before one round of a private study."""
+
+    def __init__(self) -> None:
+        self.study = study()
+        self.runner = Runner(self.study, "r")
+        self.a = self.runner.assignment([f"h{i}" for i in range(6)], 0.0, self.runner.layout)
+        self.door = Door("h0", SitePolicy())
+        self.rows = hospitals()["h0"]
+
+    def contribution(self) -> tuple[Contribution, Any]:
+        return visit(self.runner.task, {}, self.rows, {}, self.a, self.door, self.study.terms, self.runner.budget)
+
+
+def test_nothing_leaves_unpaid_unclipped_or_with_another_rounds_receipt() -> None:
+    r = Round()
+    given, layout = r.contribution()
+    paid = r.door.charge(r.study, r.runner.budget, r.a, ledger())
+    assert paid
+    terms, budget = r.study.terms, r.runner.budget
+    assert r.door.protect(given, layout, r.a, terms, budget=budget, charge=paid).scalars == layout.size + 1
+    wrong = [
+        ({"charge": None, "budget": budget}, given),
+        ({"charge": paid, "budget": None}, given),
+        ({"charge": type(paid)("other", "r", 0, 0.0, 0, True), "budget": budget}, given),
+        ({"charge": type(paid)(paid.study, "r", 1, 0.0, 0, True), "budget": budget}, given),
+    ]
+    for options, contribution in wrong:
+        with pytest.raises(ReleaseDeclined, match="not paid for"):
+            r.door.protect(contribution, layout, r.a, terms, **options)
+    for change in ({"bound": None}, {"bound": Bound("l2", 2.0, "patient")}, {"bound": Bound("l2", 1.0, "site")}, {"weight": 2.0}):
+        unclipped = Contribution(**{"vector": given.vector, "rows": 1, "purpose": "p", "bound": given.bound, **change})  # type: ignore[arg-type]
+        with pytest.raises(ReleaseDeclined, match="clipped units"):
+            r.door.protect(unclipped, layout, r.a, terms, budget=budget, charge=paid)
+
+
+def test_a_round_is_paid_for_once_and_before_rows_are_read() -> None:
+    r, kept = Round(), ledger()
+    one = r.door.charge(r.study, r.runner.budget, r.a, kept)
+    spent = kept.balance().spent
+    two = r.door.charge(r.study, r.runner.budget, r.a, kept)  # after a crash
+    assert one
+    assert two
+    assert (two.seq, two.fresh, kept.balance().spent) == (one.seq, False, spent)
+    with pytest.raises(ReleaseDeclined, match="no ledger") as refused:
+        r.door.charge(r.study, r.runner.budget, r.a, None)
+    assert refused.value.decline == "budget"
+
+
+def test_two_vectors_of_one_round_never_share_their_noise() -> None:
+    r = Round()
+    given, layout = r.contribution()
+    paid = r.door.charge(r.study, r.runner.budget, r.a, ledger())
+    a, b = (r.door.protect(given, layout, r.a, r.study.terms, budget=r.runner.budget, charge=paid).vector for _ in range(2))
+    assert hashlib.sha256(a["wide"].tobytes()).digest() != hashlib.sha256(b["wide"].tobytes()).digest()
+    assert (a["wide"][: layout.size] != b["wide"][: layout.size]).any(axis=1).mean() > 0.9
+
+
+def test_a_site_without_patients_answers_with_noise_alone() -> None:
+    """That a site declined would say that it has nobody."""
+    r = Round()
+    r.rows = Rows.of({"age": [], "died": []})
+    given, layout = r.contribution()
+    paid = r.door.charge(r.study, r.runner.budget, r.a, ledger())
+    assert r.door.protect(given, layout, r.a, r.study.terms, budget=r.runner.budget, charge=paid).vector
+
+
+# --- what a manifest may not say ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("privacy", "terms", "says"),
+    [
+        ({"delta": 1e-6, "patients": 10}, {}, "eps must be given"),
+        ({"eps": 1.0, "patients": 10}, {}, "delta must be given"),
+        ({"patients": 10}, {}, "eps and delta must be given"),
+        ({"eps": 0, "delta": 1e-6, "patients": 10}, {}, "eps"),
+        ({"eps": -1, "delta": 1e-6, "patients": 10}, {}, "eps"),
+        ({"eps": float("nan"), "delta": 1e-6, "patients": 10}, {}, "eps"),
+        ({"eps": float("inf"), "delta": 1e-6, "patients": 10}, {}, "eps"),
+        ({"eps": 1.0, "delta": 0, "patients": 10}, {}, "delta"),
+        ({"eps": 1.0, "delta": float("nan"), "patients": 10}, {}, "delta"),
+        ({"eps": 1.0, "delta": 1.0, "patients": 10}, {}, "delta"),
+        ({"eps": 1.0, "delta": 1e-3, "patients": 10_000}, {}, "above 0.1 / patients = 1e-05"),
+        ({"eps": 9.0, "delta": 1e-6, "patients": 10}, {}, "above 8"),
+        ({"eps": 1.0, "delta": 1e-6, "patients": 10, "unit": "record"}, {}, "unit"),
+        ({"eps": 1.0, "delta": 1e-6, "patients": 10, "honest": 6}, {}, "min_cohort is 5"),
+        ({"eps": 1.0, "delta": 1e-6, "patients": 10, "honest": 2}, {"aggregation": "clear"}, "noise stands alone"),
+        ({"eps": 1.0, "delta": 1e-6, "patients": 10, "unit": "site"}, {}, "min_cohort of at least 50"),
+        ({"eps": 1.0, "delta": 1e-6, "patinets": 10}, {}, "did you mean 'patients'"),
+    ],
+)
+def test_bad_terms_are_refused_with_a_reason(privacy: dict[str, Any], terms: dict[str, Any], says: str) -> None:
+    with pytest.raises(ManifestError) as refused:
+        study(privacy, **terms)
+    assert says in str(refused.value)
+
+
+def test_above_eps_8_somebody_has_signed_why() -> None:
+    assert study({"eps": 9.0, "delta": 1e-6, "patients": 10, "override": "a phantom, no patients"}).terms.privacy.eps == 9.0
+
+
+def test_the_rule_is_protection() -> None:
+    """A study that says nothing about privacy gets it, and is told what is missing; a task without a private form is refused."""
+    silent = Study.parse({"name": "t", "data": {"variables": {"age": AGE}}, "plan": [HISTOGRAM]})
+    assert (silent.terms.privacy.unit, silent.terms.privacy.eps, silent.terms.privacy.delta) == ("patient", 3.0, 1e-6)
+    with pytest.raises(ManifestError, match=r"terms\.privacy\.patients is missing"):
+        build_plan(silent)
+    cox = [{"name": "t", "task": "event_times", "time": "age", "event": "died"}]
+    with pytest.raises(ManifestError, match="no form that protects each patient"):
+        build_plan(study(plan=cox))
+    build_plan(study("none", plan=cox))
+    assert study("none").terms.protection().endswith("no noise: the sums are exact")
+
+
+def test_a_study_with_noise_says_so_wherever_its_result_is_shown() -> None:
+    assert study().terms.protection().endswith("eps 1, delta 1e-06 for each patient, over the whole study, with the noise of at least 4 honest sites")
+    assert "each site's own noise" in study(aggregation="clear").terms.protection()
+
+
+def test_a_quote_before_anything_runs() -> None:
+    found = quote_of(study())
+    assert found.epsilon <= 1.0
+    assert found.honest == 4
+    assert "For any one patient at this site, including all their records" in found.sentence
+    with pytest.raises(LocumError, match="exact"):
+        quote_of(study("none"))
+
+
+def test_a_site_that_never_releases_exact_sums_declines_them() -> None:
+    sites = hospitals()
+    with pytest.raises(RunFailed, match="policy"):
+        simulate(study("none"), sites, policy=SitePolicy(exact="never"))
+    simulate(study(), sites, policy=SitePolicy(exact="never"))
