@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.report import Report
 
-NAMES = ["rounds", "secagg"]
+NAMES = ["privacy", "rounds", "secagg"]
 
 
 def main() -> None:

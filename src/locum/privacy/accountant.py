@@ -44,6 +44,7 @@ _GRIDS = (1e-3, 5e-4, 2e-4, 1e-4)
 _SMALLEST_DELTA = 1e-10  # below it the rounding of the FFT is no longer small beside delta
 _HOPELESS = 50.0  # an epsilon above which the loss distribution is too wide to be worth its memory
 _INTEGERS = (*range(2, 65), 80, 96, 128, 192, 256, 512, 1024)
+_FEW = (*range(2, 33), 40, 48, 64, 128, 256)  # enough to compare levers
 _FRACTIONS = (*(1 + x / 10 for x in range(1, 100)), *range(11, 64), 128, 256, 512, 1024)
 _TOLERANCE = 5e-4
 _ROUNDING = 1e-15  # of a sampled release's Renyi divergence, a round
@@ -390,7 +391,7 @@ def _lever(name: str, plan: Plan, index: int, changed: Release, delta: float) ->
     exact = mu(plan) is not None and mu(then) is not None
 
     def cost(plan: Plan) -> float:
-        return epsilon_gaussian(mu(plan) or 0.0, delta) if exact else _epsilon_rdp(plan, delta, _INTEGERS)
+        return epsilon_gaussian(mu(plan) or 0.0, delta) if exact else _epsilon_rdp(plan, delta, _FEW)
 
     def excess(x: float) -> float:
         return _excess(cost(_with(plan, index, replace(changed, multiplier=exp(-x / 2)))), now)

@@ -235,7 +235,7 @@ def _trusted(facts: Facts) -> str:
             "The patient's own site and its software are honest."
         )
     most = facts.colluding or 0
-    what = "the noise of the others suffices" if noise else "what it learns is the sum over the others"
+    what = ("the noise of the others suffices" if noise else "what it learns is the sum over the others") if most else "it learns the sum over the cohort"
     sites = f"at most {most} of {terms.min_cohort} sites" if most else "no site"
     return (
         f"The coordinator may be curious or malicious, and {sites} may collude with it: {what}. "
@@ -293,7 +293,7 @@ def _epsilon(facts: Facts) -> Item | None:
         return None
     gaussian = f", mu {quote.mu:.3g}" if quote.mu is not None else ""
     value = f"eps {up(quote.epsilon)}, delta {quote.delta:g}{gaussian}"
-    spare = f", {quote.spare} spare rounds included" if quote.spare else ""
+    spare = f", {quote.spare} spare round{'s' * (quote.spare > 1)} included" if quote.spare else ""
     sentence = f"All that the study may release, over all its runs{spare}, keeps the eps {asked:g} that was approved."
     status: Status = "PASS"
     if not quote.epsilon <= asked * (1 + _TOLERANCE):
