@@ -23,7 +23,6 @@ from bench.secagg import cores, spread, timed
 from locum import Rows, Study, simulate
 from locum.data import registry
 from locum.federation.budget import budget_of
-from locum.federation.summation import add_noise
 from locum.privacy.noise import DiscreteGaussian, Skellam, keystream
 from locum.study.manifest import DataSpec, Split
 from locum.study.vector import Total
@@ -90,10 +89,9 @@ def step(report: Report, quick: bool) -> None:
         (plain,), (noisy,), budget = build_plan(exact), build_plan(private), budget_of(private)
         assert budget
         layout = noisy.layout({})
-        mechanism = budget.mechanism(0, layout)
 
-        def protected(noisy: Any = noisy, rows: Rows = rows, layout: Any = layout, mechanism: Any = mechanism) -> None:
-            add_noise(mechanism, layout, noisy.visit({}, rows, {}, np.random.default_rng(0)).vector, os.urandom(32))
+        def protected(noisy: Any = noisy, rows: Rows = rows, layout: Any = layout, budget: Any = budget) -> None:
+            budget.add_noise(0, layout, noisy.visit({}, rows, {}, np.random.default_rng(0)).vector, os.urandom(32))
 
         with cores(1):
             a, b = timed(lambda plain=plain, rows=rows: plain.visit({}, rows, {}, np.random.default_rng(0)), protected, runs=9)

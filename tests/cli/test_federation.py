@@ -32,6 +32,24 @@ variables = ["age"]
 """
 
 
+PRIVATE = """
+name = "private"
+[data.variables]
+age = { unit = "a", minimum = 0, maximum = 120 }
+[terms]
+min_cohort = 3
+[terms.privacy]
+eps = 1.0
+delta = 1e-6
+patients = 1000
+[[plan]]
+name = "h"
+task = "histogram"
+variable = "age"
+bins = 4
+"""
+
+
 class Shell:
     """Commands in one folder; background ones end with the test."""
 
@@ -59,6 +77,36 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     shell = Shell(tmp_path)
     with shell.running:
         yield shell
+
+
+def private(shell: Shell) -> None:
+    """A study with differential privacy, as its investigator and a site's data manager meet it."""
+    (shell.folder / "private.toml").write_text(PRIVATE)
+    digest = Study.load(shell.folder / "private.toml").digest
+    quote = shell("privacy", "quote", "private.toml")
+    assert "can detect their participation at a 1 % false-positive rate" in " ".join(quote.split())
+    assert shell.json("privacy", "quote", "private.toml")["epsilon"] <= 1.0
+    shell("study", "submit", "private.toml", "--home", "lee")
+    assert "no ledger yet" in shell("site", "ledger", "--folder", "a", code=1)
+    for name in ROWS:
+        review = " ".join(shell("site", "review", digest, "--folder", name).split())
+        assert "eps 1.00, delta 1e-06 for each patient, over the whole study" in review
+        assert "a ledger that approving opens" in review
+        assert shell.json("site", "approve", digest, "--folder", name)["decision"] == "approved"
+    final = shell.json("study", "watch", "private", "--home", "lee")
+    assert final["status"] == "finished"
+    assert final["results"]["h"]["noise_sd"] > 0
+    card = shell.json("run", "card", "private", "--home", "lee")
+    assert card["promise"]["eps"] <= 1.0
+    assert not [c for c in card["checks"] if c["status"] == "FAIL"]
+    kept = shell.json("site", "ledger", "--what-if", "private.toml", "--folder", "a")
+    (line,) = kept["studies"]
+    assert (line["study"], line["rounds_charged"], kept["balance"]["eps"]) == (digest, 1, 8.0)
+    assert 0 < kept["balance"]["eps_spent"] < 1.0
+    assert "it is in the ledger" in kept["witness"]
+    assert "charged" in shell("site", "ledger", "--lines", "--folder", "a")
+    assert shell.json("site", "ledger", "settle", digest[:12], "--folder", "a")["settled"]
+    assert shell.json("site", "ledger", "accept", "--folder", "a")["data_sha256"]
 
 
 def test_the_walk(shell: Shell) -> None:
@@ -137,6 +185,10 @@ def test_the_walk(shell: Shell) -> None:
     assert load_file(shell.folder / "m.safetensors").keys() == dict(expected.state).keys()
     assert len(shell.json("study", "list", "--home", "lee")[0]["approvals"]) == 3
 
+    card = json.loads((shell.folder / "privacy.json").read_text())
+    assert shell.json("run", "card", "ages", "--home", "lee") == card
+    assert card["promise"] is None, "the sums were exact, and the card says so"
+
     again = shell.json("run", "start", "ages", "--home", "lee")
     assert again["id"] != final["id"]
     assert shell.json("study", "watch", again["id"], "--home", "lee")["model"] == expected.model_sha256
@@ -144,6 +196,7 @@ def test_the_walk(shell: Shell) -> None:
     assert [line["entry"]["run"] for line in released] == [final["id"], final["id"], again["id"], again["id"]]
     assert [line["entry"]["scalars"] > 0 for line in released] == [True, False, True, False]  # the masked vector, and the shares for the sum
     assert shell.json("site", "deny", digest, "--folder", "a")["decision"] == "denied"
+    private(shell)
     third = shell.json("run", "start", "ages", "--home", "lee")
     assert shell.json("run", "show", third["id"], "--home", "lee")["status"] == "waiting"
     assert shell.json("run", "cancel", third["id"], "--home", "lee")["status"] == "cancelled"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -190,8 +189,21 @@ def test_two_vectors_of_one_round_never_share_their_noise() -> None:
     given, layout = r.contribution()
     paid = r.door.charge(r.study, r.runner.budget, r.a, ledger())
     a, b = (r.door.protect(given, layout, r.a, r.study.terms, budget=r.runner.budget, charge=paid).vector for _ in range(2))
-    assert hashlib.sha256(a["wide"].tobytes()).digest() != hashlib.sha256(b["wide"].tobytes()).digest()
-    assert (a["wide"][: layout.size] != b["wide"][: layout.size]).any(axis=1).mean() > 0.9
+    assert len(a["noisy"]) == layout.size
+    assert (a["noisy"] != b["noisy"]).mean() > 0.9
+
+
+def test_a_noisy_number_travels_in_four_bytes_while_the_sum_fits_and_in_sixteen_beyond() -> None:
+    sizes = {}
+    for patients in (600, 10**7):
+        s = study({"eps": 1.0, "delta": 1e-9, "patients": patients}, [{**HISTOGRAM, "bins": 1000}])
+        runner = Runner(s, "r")
+        a = runner.assignment([f"h{i}" for i in range(6)], 0.0, runner.layout)
+        sizes[patients] = a.vector_bytes / 1003
+        found = simulate(s, hospitals(), entropy=seeded(1)).results["h"]
+        assert found["noise_sd"] > 0
+    assert 4 <= sizes[600] < 4.5
+    assert 16 <= sizes[10**7] < 16.5
 
 
 def test_a_site_without_patients_answers_with_noise_alone() -> None:

@@ -483,3 +483,16 @@ def test_the_error_names_the_tensor_and_holds_no_value_of_it() -> None:
         wide().encode({"x": np.array([123456789e15])}, 1.0, KEY)
     assert "'x'" in str(caught.value)
     assert "1234" not in str(caught.value)
+
+
+@given(values=st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=5, max_size=5), min_size=1, max_size=6))
+def test_noisy_integers_are_summed_modulo_2_to_the_32(values: list[list[int]]) -> None:
+    layout = Layout((Field("noisy.8", (5,), "int32"), Field("w", ())))
+    encoding = Encoding(layout, len(values), Masking())
+    acc = encoding.zeros()
+    for v in values:
+        encoding.add(acc, encoding.encode({"noisy.8": np.array(v, np.int32), "w": np.array(1.0)}, 1.0, bytes(32)))
+    assert encoding.wire.fields[1].dtype == "uint32"
+    expected = (np.array(values, np.int64).sum(axis=0) + 2**31) % 2**32 - 2**31
+    assert (encoding.decode(acc)["noisy.8"] == expected).all()
+    assert encoding.decode(acc)["w"] == len(values)

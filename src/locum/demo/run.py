@@ -147,7 +147,7 @@ def _summary(study: Study, sites: Mapping[str, Rows], view: RunView, rounds: Seq
         "bytes_received_per_site": round(sum(r.bytes_out / max(1, r.asked) for r in rounds)),
         "seconds": {"run": (view.ended or 0) - (view.started or 0), "total": 0.0},
         "aggregation": view.protection,
-        "privacy": "none: no noise was added, and the result itself may reveal a patient to someone who knows much of the other data",
+        "privacy": "none, as this study says: no noise was added, and the result itself may reveal a patient to someone who knows much of the other data",
         "model_sha256": view.model,
         "study_sha256": view.study,
         "run": view.id,

@@ -8,12 +8,14 @@ delta, the rounds that may fail and be asked again (`spare`) included.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, floor, log10
+from math import ceil, floor, log10, sqrt
+
+import numpy as np
 
 from locum.errors import LocumError, ManifestError
-from locum.federation.summation import wire_layout
+from locum.federation.summation import NOISY
 from locum.privacy import matrix
 from locum.privacy.accountant import Plan, Release, Request, calibrate
 from locum.privacy.mechanism import Mechanism
@@ -21,10 +23,12 @@ from locum.privacy.quote import Quote
 from locum.privacy.quote import quote as quoted
 from locum.privacy.sampler import FixedOrder
 from locum.study.manifest import Study, Terms
-from locum.study.vector import Layout
+from locum.study.vector import Array, Field, Layout, Total
 from locum.tasks import Task, build_plan
 from locum.tasks.private.base import Private
 
+MOST_SITES = 10_000
+"""Of a cohort whose noise fits into 32 bits beyond doubt."""
 _KEPT = 64
 _known: OrderedDict[str, Budget] = OrderedDict()
 
@@ -48,8 +52,29 @@ class Budget:
         spread = matrix.spread(release.sampler.band) if isinstance(release.sampler, FixedOrder) else 1.0
         return Mechanism(release.multiplier, self.terms.honest, layout.size, self.terms.privacy.noise, spread=spread)
 
-    def wire(self, step: int, layout: Layout) -> Layout:
-        return wire_layout(layout, self.mechanism(step, layout))
+    def layout(self, step: int, layout: Layout) -> Layout:
+        """How a vector of the task's layout leaves: one tensor of integers, whose name says the steps of the grid per clip, so that
+        both ends must mean the same. 32 bits where the sum fits eight times over by public figures, else 64.
+        """
+        m, privacy = self.mechanism(step, layout), self.terms.privacy
+        units = (privacy.patients or 1) if privacy.unit == "patient" else MOST_SITES
+        reach = 8 * units * m.grid + 16 * sqrt(MOST_SITES) * m.share
+        return Layout((Field(f"{NOISY}{m.grid}", (m.dimension,), "int32" if reach < 2**31 else "int64"),))
+
+    def add_noise(self, step: int, layout: Layout, vector: Mapping[str, Array], key: bytes) -> dict[str, Array]:
+        """A site's addend with its share of the noise, as integers. key: 32 random bytes, used for nothing else ever."""
+        flat = np.concatenate([vector[f.name].reshape(-1) for f in layout.fields])
+        (field,) = self.layout(step, layout).fields
+        return {field.name: self.mechanism(step, layout).protect(flat, key).astype(field.dtype)}
+
+    def reveal(self, step: int, layout: Layout, total: Total) -> Total:
+        """The noisy sum as the task's own tensors, in clip units."""
+        mechanism, (noisy,) = self.mechanism(step, layout), self.layout(step, layout).fields
+        flat, at, out = mechanism.reveal(np.asarray(total[noisy.name]).astype(np.int64)), 0, {}
+        for f in layout.fields:
+            out[f.name] = flat[at : at + f.size].reshape(f.shape)
+            at += f.size
+        return Total(out, total.weight, total.sites, noise=mechanism.std(total.sites))
 
 
 def budget_of(study: Study, tasks: Sequence[Task] | None = None) -> Budget | None:

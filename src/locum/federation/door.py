@@ -23,7 +23,7 @@ from locum.errors import LocumError, Refused, TaskError
 from locum.federation.budget import Budget
 from locum.federation.envelope import Envelope
 from locum.federation.identity import Identity
-from locum.federation.summation import WEIGHT, add_noise, encoding_of, rounding_key, wire_layout
+from locum.federation.summation import WEIGHT, encoding_of, rounding_key, wire_layout
 from locum.federation.wire import Assignment
 from locum.privacy.ledger import Charge, Ledger
 from locum.secagg import masks
@@ -185,7 +185,7 @@ class Door:
                 raise ReleaseDeclined(
                     code, f"Fewer than {minimum} patients stand behind this answer.", fix="nothing to do: the round goes on without this site"
                 )
-            return self._encode(contribution, layout, wire_layout(layout), assignment, terms)
+            return self._encode(contribution, layout, assignment, terms)
         except (TaskError, EncodingError) as error:
             raise ReleaseDeclined("task", error.what, why=error.why, fix=error.fix) from error
 
@@ -268,12 +268,11 @@ class Door:
         if bound is None or (bound.norm, bound.limit, bound.unit) != ("l2", 1.0, terms.privacy.unit) or contribution.weight != 1.0:
             raise TaskError("The task gave no sum over clipped units of weight 1.", fix="this is a fault of the task; report it")
         layout.check(contribution.vector)
-        mechanism = budget.mechanism(a.step, layout)
-        vector = add_noise(mechanism, layout, contribution.vector, self._entropy(32))
-        noisy = replace(contribution, vector=vector)
-        return self._encode(noisy, Layout.like(vector), wire_layout(layout, mechanism), a, terms)
+        vector = budget.add_noise(a.step, layout, contribution.vector, self._entropy(32))
+        return self._encode(replace(contribution, vector=vector), budget.layout(a.step, layout), a, terms)
 
-    def _encode(self, contribution: Contribution, layout: Layout, wire: Layout, assignment: Assignment, terms: Terms) -> Protected:
+    def _encode(self, contribution: Contribution, layout: Layout, assignment: Assignment, terms: Terms) -> Protected:
+        wire = wire_layout(layout)
         if wire.digest != assignment.layout:
             raise TaskError(
                 "This site's task and the coordinator's disagree on the shape of the answer.",

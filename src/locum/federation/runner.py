@@ -16,9 +16,8 @@ from locum.errors import RunFailed, TaskError
 from locum.federation.budget import budget_of
 from locum.federation.round import Round
 from locum.federation.state import state_digest
-from locum.federation.summation import encoding_of, reveal, wire_layout
+from locum.federation.summation import encoding_of, wire_layout
 from locum.federation.wire import Assignment
-from locum.privacy.mechanism import Mechanism
 from locum.study.manifest import Study
 from locum.study.vector import Layout, Total
 from locum.tasks import State, Task, build_plan
@@ -66,11 +65,8 @@ class Runner:
     @property
     def layout(self) -> Layout:
         """The wire layout of the round that is due."""
-        return wire_layout(self.task.layout(self.state), self._mechanism)
-
-    @property
-    def _mechanism(self) -> Mechanism | None:
-        return self.budget.mechanism(self.cursor.step, self.task.layout(self.state)) if self.budget else None
+        layout = self.task.layout(self.state)
+        return wire_layout(self.budget.layout(self.cursor.step, layout) if self.budget else layout)
 
     def assignment(self, roster: list[str], now: float, layout: Layout) -> Assignment:
         """The round that is due; layout: its wire layout."""
@@ -94,8 +90,8 @@ class Runner:
 
     def advance(self, total: Total) -> None:
         """Combine a round's sum and move on. Raises `TaskError` where there is no answer."""
-        task, c, mechanism = self.task, self.cursor, self._mechanism
-        total = reveal(mechanism, task.layout(self.state), total) if mechanism else total
+        task, c = self.task, self.cursor
+        total = self.budget.reveal(c.step, task.layout(self.state), total) if self.budget else total
         state = task.combine(self.state, total)
         for name, array in state.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():

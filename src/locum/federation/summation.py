@@ -8,14 +8,13 @@ Masked: integers modulo 2^b, where order means nothing. In process the same inte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
 import numpy as np
 
 from locum.errors import TaskError
 from locum.federation.wire import Assignment
-from locum.privacy.mechanism import Mechanism
 from locum.secagg import masks
 from locum.secagg.encoding import Encoding
 from locum.secagg.kdf import digest
@@ -26,41 +25,18 @@ from locum.study.vector import Array, Field, Layout, Total
 
 WEIGHT = "weight"
 NOISY = "noisy."
+"""How the name of a tensor of noisy integers begins; see `federation.budget`."""
 MOST_WEIGHT = 2.0**40
 """No cohort weighs more; a mask that was left on the sum does, but for one time in eight million."""
 CHUNK = 1 << 18
 """Scalars added at a time: 2 MiB of float64, which stays in cache."""
 
 
-def wire_layout(layout: Layout, mechanism: Mechanism | None = None) -> Layout:
-    """What travels: the task's layout with the site's weight appended, for weights are summed like everything else.
-
-    With noise: one tensor of integers, whose name says the steps of the grid per clip, so that both ends must mean the same.
-    """
+def wire_layout(layout: Layout) -> Layout:
+    """What travels: the layout with the site's weight appended, for weights are summed like everything else."""
     if any(f.name == WEIGHT for f in layout.fields):
         raise TaskError(f"A task's layout may not use the name '{WEIGHT}'.")
-    if mechanism is None:
-        return Layout((*layout.fields, Field(WEIGHT, ())))
-    return Layout((Field(noisy_name(mechanism), (mechanism.dimension,), "int64"), Field(WEIGHT, ())))
-
-
-def noisy_name(mechanism: Mechanism) -> str:
-    return f"{NOISY}{mechanism.grid}"
-
-
-def add_noise(mechanism: Mechanism, layout: Layout, vector: Mapping[str, Array], key: bytes) -> dict[str, Array]:
-    """A site's addend with its share of the noise, as integers. key: 32 random bytes, used for nothing else ever."""
-    flat = np.concatenate([vector[f.name].reshape(-1) for f in layout.fields])
-    return {noisy_name(mechanism): mechanism.protect(flat, key)}
-
-
-def reveal(mechanism: Mechanism, layout: Layout, total: Total) -> Total:
-    """The noisy sum as the task's own tensors, in clip units."""
-    flat, at, out = mechanism.reveal(np.asarray(total[noisy_name(mechanism)])), 0, {}
-    for f in layout.fields:
-        out[f.name] = flat[at : at + f.size].reshape(f.shape)
-        at += f.size
-    return Total(out, total.weight, total.sites, noise=mechanism.std(total.sites))
+    return Layout((*layout.fields, Field(WEIGHT, ())))
 
 
 def encoding_of(layout: Layout, assignment: Assignment, terms: Terms) -> Encoding | None:
@@ -187,7 +163,7 @@ def _exactly(f: BinaryIO, nbytes: int) -> bytes:
 
 
 def _wide(field: Field) -> str:
-    return "int64" if field.dtype == "int64" else "float64"
+    return "int64" if field.dtype in ("int64", "int32") else "float64"
 
 
 def _total(layout: Layout, acc: dict[str, Array], sites: int) -> Total:

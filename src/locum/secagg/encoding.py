@@ -1,6 +1,6 @@
 """Numbers to ring elements before masking, and the sum of ring elements back to numbers.
 
-Two tensor groups, each with a ring that its numbers need:
+Three tensor groups, each with a ring that its numbers need:
 
 wide     float64 and int64 tensors (statistics, Newton and Cox terms, weights): fixed point, 64 bits before and 64 after the
          point, modulo 2^128. Exact for integers; for floats the error of a sum over n sites is at most n * 2^-64, far below
@@ -10,6 +10,9 @@ narrow   float32 tensors (updates of a model) where the study declares a clip C:
          steps of C_inf / Q, modulo 2^b. Unbiased; the error of a sum is at most n steps a coordinate, with standard deviation
          at most sqrt(n) / 2 steps; where the vector is rotated, a coordinate of the rotated one, which is cut off at C_inf with
          probability 2^-20. Without a declared clip float32 tensors travel in the wide ring.
+
+noisy    int32 tensors (clipped sums with noise, integers already): modulo 2^32. Whoever lays them out sees to it that the sum fits; if
+         it does not, it wraps, which the noise's promise survives.
 
 n * max|q| < 2^(b-1) holds by construction before anything is masked. The randomness of the rounding is a keystream whose key
 the caller gives: it decides which of two neighbouring integers is taken, and hides nothing (ADR 4).
@@ -53,6 +56,8 @@ class Encoding:
             raise EncodingError(f"A ring of {self.terms.bits} bits is too small for a sum over {self.n} sites.", fix="raise terms.masking.bits")
 
     def group(self, field: Field) -> str:
+        if field.dtype == "int32":
+            return "noisy"
         return "narrow" if field.dtype == "float32" and self.terms.clip is not None else "wide"
 
     def _fields(self, group: str) -> tuple[Field, ...]:
@@ -61,12 +66,14 @@ class Encoding:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Elements of each group that is not empty."""
-        wide, narrow = (sum(f.size for f in self._fields(g)) for g in ("wide", "narrow"))
-        return {g: s for g, s in (("wide", wide), ("narrow", rotation.padded(narrow) if self.rotated else narrow)) if self._fields(g)}
+        counts = {g: sum(f.size for f in self._fields(g)) for g in ("wide", "narrow", "noisy") if self._fields(g)}
+        if "narrow" in counts and self.rotated:
+            counts["narrow"] = rotation.padded(counts["narrow"])
+        return counts
 
     @cached_property
     def rings(self) -> dict[str, Ring]:
-        return {"wide": Ring(WIDE), "narrow": Ring(self.terms.bits)}
+        return {"wide": Ring(WIDE), "narrow": Ring(self.terms.bits), "noisy": Ring(32)}
 
     @property
     def rotated(self) -> bool:
@@ -119,6 +126,8 @@ class Encoding:
             out["wide"] = np.concatenate([_widen(f, vector[f.name].reshape(-1), self.n) for f in self._fields("wide")])
         if "narrow" in self.sizes:
             out["narrow"] = self._narrow(vector, weight, rounding)
+        if "noisy" in self.sizes:
+            out["noisy"] = np.concatenate([vector[f.name].reshape(-1).astype("<i4").view("<u4") for f in self._fields("noisy")])
         return out
 
     def _narrow(self, vector: Mapping[str, Array], weight: float, rounding: bytes) -> Ints:
@@ -174,6 +183,11 @@ class Encoding:
             at = 0
             for f in self._fields("narrow"):
                 out[f.name] = values[at : at + f.size].reshape(f.shape)
+                at += f.size
+        if "noisy" in self.sizes:
+            at = 0
+            for f in self._fields("noisy"):
+                out[f.name] = self.rings["noisy"].signed(total["noisy"][at : at + f.size]).reshape(f.shape)
                 at += f.size
         return {f.name: out[f.name] for f in self.layout.fields}
 

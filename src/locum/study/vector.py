@@ -20,9 +20,9 @@ from locum.errors import TaskError
 from locum.study.canonical import sha256
 
 Array = NDArray[Any]
-DType = Literal["float64", "float32", "int64", "uint64", "uint32", "uint16", "uint8"]
-"""What travels. Tasks use the first three; the unsigned ones carry masked vectors."""
-_WIRE: dict[str, str] = {"float64": "F64", "float32": "F32", "int64": "I64", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
+DType = Literal["float64", "float32", "int64", "int32", "uint64", "uint32", "uint16", "uint8"]
+"""What travels. Tasks use the first three; int32 is for noisy numbers, modulo 2^32; the unsigned ones carry masked vectors."""
+_WIRE: dict[str, str] = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
 _TASK_DTYPES = ("float64", "float32", "int64")
 MAX_VECTOR_BYTES = 64 << 30
 

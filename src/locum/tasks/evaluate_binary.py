@@ -52,8 +52,10 @@ class EvaluateBinary(BaseTask[EvaluateBinaryParams]):
 
     def __init__(self, step: Step, params: EvaluateBinaryParams, study: Study) -> None:
         super().__init__(step, params, study)
-        self.model: Logistic = earlier(self, params.model, "model", "logistic")
+        self.model: Logistic = earlier(self, params.model, "model", "logistic", "sgd")
         check_unseen(self, self.model)
+        if not getattr(self.model, "binary", True):
+            raise ManifestError(f"Step '{step.name}': the model '{params.model}' predicts a number, not a 0/1 outcome.", fix="name a logistic model")
         if self.model.params.site_intercepts:
             raise ManifestError(
                 f"Step '{step.name}': the model '{params.model}' has an intercept per site, which never leaves it, so it gives no probabilities.",
