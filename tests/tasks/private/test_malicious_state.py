@@ -1,0 +1,87 @@
+"""The coordinator chooses the global state. Whatever it chooses, one patient moves a private vector by at most 1, and no visit fails for a row's sake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from locum import Rows, Study
+from locum.federation.budget import budget_of
+from locum.federation.door import Door, SitePolicy
+from locum.federation.runner import Runner
+from locum.federation.visit import visit
+from locum.study.vector import Layout, Total
+
+VARIABLES = {
+    "a": {"minimum": 0, "maximum": 100},
+    "b": {"minimum": -1, "maximum": 1},
+    "c": {"type": "category", "categories": ["x", "y", "z"]},
+    "y": {"type": "boolean"},
+}
+FEATURES = {"features": ["a", "b", "c"], "outcome": "y"}
+NUMBER = {"features": ["a", "c"], "outcome": "b"}
+MODEL = {"name": "m", "task": "logistic", **FEATURES, "part": "train"}
+CASES: dict[str, list[dict[str, Any]]] = {
+    "logistic": [{"name": "m", "task": "logistic", **FEATURES}],
+    "linear": [{"name": "m", "task": "linear", **NUMBER}],
+    "sgd": [{"name": "m", "task": "sgd", **FEATURES, "rounds": 5}],
+    "sgd mlp": [{"name": "m", "task": "sgd", **FEATURES, "rounds": 5, "model": "mlp", "hidden": [4]}],
+    "sgd relu": [{"name": "m", "task": "sgd", **FEATURES, "rounds": 5, "model": "mlp", "hidden": [4, 3], "activation": "relu"}],
+    "sgd linear": [{"name": "m", "task": "sgd", **NUMBER, "rounds": 5, "model": "linear"}],
+    "sgd standardised": [{"name": "z", "task": "standardise", "variables": ["a", "b"]}, {"name": "m", "task": "sgd", **FEATURES, "standardise": "z"}],
+    "logistic standardised": [{"name": "z", "task": "standardise", "variables": ["a", "b"]}, {"name": "m", "task": "logistic", **FEATURES, "standardise": "z"}],
+    "evaluate": [MODEL, {"name": "e", "task": "evaluate_binary", "model": "m"}],
+}
+EVIL = [0.0, 1.0, -1.0, 1e-300, 1e-9, 30.0, 1e6, 1e154, 1e300, -1e308, float(np.finfo(float).max)]
+
+
+def study(plan: list[dict[str, Any]]) -> Study:
+    privacy = {"eps": 8.0, "delta": 1e-6, "patients": 60, "spare": 0}
+    return Study.parse({"name": "s", "data": {"variables": VARIABLES}, "terms": {"privacy": privacy}, "plan": plan})
+
+
+def people(seed: int, records: int) -> Rows:
+    rng, n = np.random.default_rng(seed), 30
+    who = np.sort(rng.integers(0, n // records, n))
+    columns = {"a": rng.uniform(-20, 150, n), "b": rng.normal(size=n), "c": rng.integers(0, 3, n).astype(float), "y": rng.integers(0, 2, n).astype(float)}
+    columns["a"][0], columns["b"][1], columns["y"][2], columns["a"][3] = np.nan, np.inf, 2.0, 1e300
+    return Rows.of(columns, patient=who.tolist())
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_one_patient_moves_a_vector_by_at_most_one_and_nothing_fails(case: str, data: st.DataObject) -> None:
+    s = study(CASES[case])
+    budget = budget_of(s)
+    assert budget
+    runner = Runner(s, "r")
+    while runner.cursor.step < len(s.plan) - 1:
+        runner.advance(Total(Layout(runner.layout.fields[:-1]).zeros(), 1.0, 5))
+    task, step = runner.task, runner.cursor.step
+    state = dict(runner.state)
+    if data.draw(st.booleans()) or case == "evaluate":
+        if case != "evaluate":
+            state = dict(task.combine(state, Total(task.layout(state).zeros(), 1.0, 5, noise=1.0)))
+        for name, array in state.items():
+            if array.dtype.kind == "f" and data.draw(st.booleans()):
+                flat = np.asarray(data.draw(st.lists(st.sampled_from(EVIL), min_size=array.size, max_size=array.size)), float)
+                state[name] = flat.reshape(array.shape)
+    rows = people(data.draw(st.integers(0, 5)), data.draw(st.sampled_from([1, 3])))
+    without = rows.take(rows.codes != data.draw(st.integers(0, rows.patients - 1)))
+    a = runner.assignment([f"h{i}" for i in range(5)], 0.0, runner.layout)
+    door = Door("h0", SitePolicy(), entropy=lambda n: bytes(n))
+    assert a.step == step
+    vectors, silent = [], []
+    for some in (rows, without):
+        made, layout = visit(task, state, some, {}, a, door, s.terms, budget)
+        flat = np.concatenate([np.ravel(made.vector[f.name]) for f in layout.fields])
+        assert np.isfinite(flat).all()
+        silent.append(made.purpose.startswith("noise alone"))
+        vectors.append(flat)
+    assert silent[0] == silent[1], "a state may be one that nobody can use, but not for one patient's sake"
+    assert np.linalg.norm(vectors[0] - vectors[1]) <= 1 + 1e-6
