@@ -15,9 +15,11 @@ import pytest
 
 from locum import Rows
 from locum.coordinator import invite, revoke
+from locum.errors import EnvelopeError
 from locum.federation.envelope import EMPTY_SHA256, Envelope, sign_request
 from locum.federation.identity import Identity
 from locum.federation.wire import INLINE_BYTES, Assignment, Invitation, RunView, StudyView, Work
+from locum.federation.witness import LedgerHead, SignedHead, SignedHeads
 
 LARGE = INLINE_BYTES // 8 + 1000
 MIDDLE = 20_000
@@ -75,6 +77,8 @@ def endpoints(a: Assignment) -> list[tuple[str, str]]:
         ("GET", f"{here}/release"),
         ("PUT", f"{here}/release"),
         ("GET", "/v1/roster"),
+        ("GET", "/v1/ledgers"),
+        ("PUT", "/v1/ledgers"),
         ("GET", "/v1/studies"),
         ("POST", "/v1/studies"),
         ("GET", f"/v1/studies/{a.study}"),
@@ -480,3 +484,43 @@ def test_sites_are_listed_with_fingerprints(world) -> None:
     listed = {s["name"]: s["fingerprint"] for s in world.sites[0].get("/v1/sites", list[dict[str, Any]])}
     assert listed["s1"] == world.sites[1].identity.public.fingerprint
     assert "ada" not in listed
+
+
+# --- the coordinator as a witness of the sites' privacy ledgers --------------------------------------------------------
+
+
+def stated(party: Any) -> dict[str, tuple[int, str]]:
+    heads = [signed.open(party.name, party.identity.public) for signed in party.get("/v1/ledgers", SignedHeads).heads]
+    return {head.data: (head.n, head.hash) for head in heads}
+
+
+def state(party: Any, data: str, n: int, digit: str) -> None:
+    head = LedgerHead(site=party.name, data=data, n=n, hash=digit * 64)
+    party.call("PUT", "/v1/ledgers", msgspec.json.encode(SignedHead.seal(head, party.identity)))
+
+
+def test_a_site_finds_its_own_furthest_statement_again(world) -> None:
+    one, two = (world.f.sites[name] for name in ("s0", "s1"))
+    assert stated(one) == {}
+    state(one, "main", 5, "a")
+    state(one, "other", 1, "b")
+    state(one, "main", 7, "c")
+    state(one, "main", 6, "d")  # late: it was sent again
+    state(one, "main", 7, "e")  # the first of its number stands
+    assert stated(one) == {"main": (7, "c" * 64), "other": (1, "b" * 64)}
+    assert stated(two) == {}, "nobody else's"
+
+
+def test_a_statement_that_the_site_has_not_signed_is_not_kept(world) -> None:
+    one, two = (world.f.sites[name] for name in ("s0", "s1"))
+    head = LedgerHead(site=one.name, data="main", n=99, hash="f" * 64)
+    forged = SignedHead.seal(head, two.identity)
+    altered = SignedHead(msgspec.json.encode(msgspec.structs.replace(head, n=100)).decode(), SignedHead.seal(head, one.identity).envelope)
+    others = SignedHead.seal(msgspec.structs.replace(head, site=two.name), two.identity)
+    for bad in (forged, altered, others):
+        assert refused(one.call, "PUT", "/v1/ledgers", msgspec.json.encode(bad))[0] in (400, 401, 403)
+    for body in (b"", b"{}", b"[]", msgspec.json.encode({"body": "{}", "envelope": "x", "more": 1}), b"x" * 20_000):
+        assert refused(one.call, "PUT", "/v1/ledgers", body)[0] in (400, 401, 403, 413, 422)
+    assert "f" * 64 not in {digest for _, digest in stated(one).values()}
+    with pytest.raises(EnvelopeError):
+        forged.open(one.name, one.identity.public)
