@@ -152,7 +152,7 @@ class Round:
 def test_nothing_leaves_unpaid_unclipped_or_with_another_rounds_receipt() -> None:
     r = Round()
     given, layout = r.contribution()
-    paid = r.door.charge(r.study, r.runner.budget, r.a, ledger())
+    paid = r.door.charge(r.study, r.runner.budget, r.a, ledger(), requester="lee")
     assert paid
     terms, budget = r.study.terms, r.runner.budget
     assert r.door.protect(given, layout, r.a, terms, budget=budget, charge=paid).scalars == layout.size + 1
@@ -173,21 +173,21 @@ def test_nothing_leaves_unpaid_unclipped_or_with_another_rounds_receipt() -> Non
 
 def test_a_round_is_paid_for_once_and_before_rows_are_read() -> None:
     r, kept = Round(), ledger()
-    one = r.door.charge(r.study, r.runner.budget, r.a, kept)
+    one = r.door.charge(r.study, r.runner.budget, r.a, kept, requester="lee")
     spent = kept.balance().spent
-    two = r.door.charge(r.study, r.runner.budget, r.a, kept)  # after a crash
+    two = r.door.charge(r.study, r.runner.budget, r.a, kept, requester="lee")  # after a crash
     assert one
     assert two
     assert (two.seq, two.fresh, kept.balance().spent) == (one.seq, False, spent)
     with pytest.raises(ReleaseDeclined, match="no ledger") as refused:
-        r.door.charge(r.study, r.runner.budget, r.a, None)
+        r.door.charge(r.study, r.runner.budget, r.a, None, requester="lee")
     assert refused.value.decline == "budget"
 
 
 def test_two_vectors_of_one_round_never_share_their_noise() -> None:
     r = Round()
     given, layout = r.contribution()
-    paid = r.door.charge(r.study, r.runner.budget, r.a, ledger())
+    paid = r.door.charge(r.study, r.runner.budget, r.a, ledger(), requester="lee")
     a, b = (r.door.protect(given, layout, r.a, r.study.terms, budget=r.runner.budget, charge=paid).vector for _ in range(2))
     assert len(a["noisy"]) == layout.size
     assert (a["noisy"] != b["noisy"]).mean() > 0.9
@@ -211,7 +211,7 @@ def test_a_site_without_patients_answers_with_noise_alone() -> None:
     r = Round()
     r.rows = Rows.of({"age": [], "died": []})
     given, layout = r.contribution()
-    paid = r.door.charge(r.study, r.runner.budget, r.a, ledger())
+    paid = r.door.charge(r.study, r.runner.budget, r.a, ledger(), requester="lee")
     assert r.door.protect(given, layout, r.a, r.study.terms, budget=r.runner.budget, charge=paid).vector
 
 

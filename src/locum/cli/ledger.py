@@ -39,7 +39,7 @@ def show(
         (s.requester, s.study[:12], f"{s.eps_charged:.3g}", f"{s.eps_reserved:.3g}", f"{s.rounds_charged}/{s.rounds_planned}+{s.rounds_spare}", s.state)
         for s in found.studies
     ]
-    table(["asked by", "study", "eps charged", "eps set aside", "rounds", ""], rows, right=["eps charged", "eps set aside", "rounds"])
+    table(["asked by", "study", "eps charged", "eps reserved", "rounds", ""], rows, right=["eps charged", "eps reserved", "rounds"])
     if lines:
         table(["line", "when (UTC)", "what", "details"], [(x.n, when(x.time), x.kind, x.details) for x in found.lines])
 

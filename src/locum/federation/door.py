@@ -147,10 +147,10 @@ class Door:
         if not terms.privacy.on and self.policy.exact == "never":
             raise ReleaseDeclined("policy", "This site releases no sums without noise.", fix="use a study with eps and delta under terms.privacy")
 
-    def charge(self, study: Study, budget: Budget | None, assignment: Assignment, ledger: Ledger | None) -> Charge | None:
+    def charge(self, study: Study, budget: Budget | None, assignment: Assignment, ledger: Ledger | None, *, requester: str) -> Charge | None:
         """Pay for a round, durably, before any row is read; the whole study is reserved with its first. None where sums are exact.
 
-        The same round is paid for once, however often it is taken up. Raises `ReleaseDeclined`.
+        The same round is paid for once, however often it is taken up. requester: who has signed the study. Raises `ReleaseDeclined`.
         """
         if not study.terms.privacy.on:
             return None
@@ -158,7 +158,7 @@ class Door:
             raise ReleaseDeclined("budget", "There is no ledger to charge.", fix="approve the study again: that opens one")
         a = assignment
         try:
-            ledger.reserve(a.study, budget.plan, study.terms.privacy.spare, requester=requester_of(study))
+            ledger.reserve(a.study, budget.plan, study.terms.privacy.spare, requester=requester)
             return ledger.charge(a.study, a.run, a.seq, study.plan[a.step].name, a.iteration)
         except LocumError as error:
             raise ReleaseDeclined("budget", error.what, why=error.why, fix=error.fix) from error
@@ -291,11 +291,6 @@ class Door:
             return Protected(wire, vector, wire.size, contribution.purpose)
         elements = encoding.encode(vector, weight, rounding_key(assignment, self.site))
         return Protected(encoding.wire, elements, wire.size, contribution.purpose, encoding)
-
-
-def requester_of(study: Study) -> str:
-    """Who a ledger's line says the study is of."""
-    return study.requester.strip()[:200] or study.name
 
 
 def digest_of(layout: Layout, vector: dict[str, Array]) -> str:

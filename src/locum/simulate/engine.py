@@ -112,7 +112,7 @@ class _InProcess:
             door, memory = self.doors[site], dict(self.memory.get((site, a.step), {}))
             kind, code = "release", ""
             try:
-                charge = door.charge(self.study, budget, a, self.ledgers.get(site))
+                charge = door.charge(self.study, budget, a, self.ledgers.get(site), requester=self.study.requester or self.study.name)
                 contribution, layout = visit(task, state, self.sites[site], memory, a, door, self.study.terms, budget)
                 self._vectors[site] = door.protect(contribution, layout, a, self.study.terms, budget=budget, charge=charge).vector
                 self.memory[site, a.step] = memory

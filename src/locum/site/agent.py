@@ -377,7 +377,7 @@ class Agent:
             budget = budget_of(study)
         except LocumError as error:
             raise ReleaseDeclined("budget", error.what, why=error.why, fix=error.fix) from error
-        charge = self.door.charge(study, budget, a, ledger)
+        charge = self.door.charge(study, budget, a, ledger, requester=known.view.requester)
         try:
             rows = self.rows(study, known)
         except LocumError as error:

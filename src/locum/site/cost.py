@@ -47,7 +47,10 @@ def cost_of(store: Store, study: Study, name: str, site: str, terms: LedgerTerms
         new = not ledgers.exists(data)
         ledger = _fresh(site, name, terms) if new else ledgers.open(data)
         try:
-            known = any(s.study == study.digest and not s.settled for s in ledger.studies())
+            mine = next((s for s in ledger.studies() if s.study == study.digest), None)
+            if mine and mine.settled:
+                return Cost(shown, None, True, new, "The study is settled in the ledger: it can be charged nothing more. Ask for a new study.")
+            known = mine is not None
             what = None if known else ledger.what_if(budget.plan, study.terms.privacy.spare)
         except LocumError as error:
             return Cost(shown, None, False, new, f"{error.what} {error.fix}".strip())

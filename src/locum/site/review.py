@@ -13,7 +13,6 @@ from locum.client.membership import open_connection
 from locum.data.contract import Report, check, load_rows
 from locum.errors import DataError, LocumError, NotFound, Refused, Unavailable
 from locum.federation.budget import budget_of
-from locum.federation.door import requester_of
 from locum.federation.identity import PublicKey
 from locum.federation.summation import wire_layout
 from locum.privacy.accountant import largest_delta
@@ -24,6 +23,7 @@ from locum.site.ledgers import SiteLedgers
 from locum.site.store import Decision, KnownStudy, Store
 from locum.study.manifest import Study
 from locum.tasks import Task, build_plan
+from locum.tasks.private.base import Private
 
 FEW = 20
 """Below so many patients a reader is warned that sums hide little. A habit, not a theorem."""
@@ -202,7 +202,7 @@ def _set_aside(folder: Path, store: Store, known: KnownStudy, data: str) -> None
     chosen = next(d for d in store.data() if d.name == data)
     with SiteLedgers(store, Membership.load(folder).name) as ledgers:
         ledger = ledgers.open(chosen) if ledgers.exists(chosen) else ledgers.create(chosen, load_config(folder).privacy)
-        ledger.reserve(study.digest, budget.plan, study.terms.privacy.spare, requester=requester_of(study))
+        ledger.reserve(study.digest, budget.plan, study.terms.privacy.spare, requester=known.view.requester)
 
 
 def _review(store: Store, known: KnownStudy, config: SiteConfig, data: str | None, site: str, *, masks: bool) -> Review:
@@ -270,7 +270,8 @@ def _look_at(study: Study, index: int, task: Task) -> StepReview:
         scalars: int | None = wire_layout(task.layout({})).size
     except (LocumError, LookupError):  # the shape depends on an earlier step's answer
         scalars = None
-    return StepReview(step.name, step.task, step.rounds, tuple(task.reads()), task.leaves(), scalars)
+    rounds = task.request().rounds if isinstance(task, Private) and study.terms.privacy.on else step.rounds
+    return StepReview(step.name, step.task, rounds, tuple(task.reads()), task.leaves(), scalars)
 
 
 def _choose(store: Store, wanted: str) -> str:
@@ -332,7 +333,7 @@ def _data(r: Review) -> str:
         return _lines("This site's data", ("not checked",))
     counts = f"data set '{r.data}': {r.report.rows} rows of {r.report.patients} patients, check says {r.report.result}"
     what = "the released numbers" if r.clear else f"the sum, if the other sites in it are known or collude with its reader (at least {r.min_cohort} sites),"
-    few = () if r.report.patients >= FEW else (f"WARN: from {r.report.patients} patients {what} can give single values away",)
+    few = () if r.report.patients >= FEW or not r.exact else (f"WARN: from {r.report.patients} patients {what} can give single values away",)
     return _lines("This site's data (this stays here)", (counts, *few, *(f"{f.result}: {f.what}" for f in r.report.findings if f.result != "PASS")))
 
 
