@@ -3,6 +3,8 @@
 import re
 from html.parser import HTMLParser
 
+import pytest
+
 from locum.report import page
 
 RUN = {
@@ -61,3 +63,25 @@ def test_forest_places_one_in_the_middle_and_keeps_intervals_in_order() -> None:
 
 def test_a_failed_run_says_why() -> None:
     assert "collinear" in html(status="failed", model=None, error="Columns are collinear.", results={})
+
+
+@pytest.mark.parametrize(
+    ("row", "heads"),
+    [
+        ({"coef": 0.5, "se": 0.1, "z": 5.0, "p": 1e-6, "odds_ratio": 1.6, "odds_ratio_ci95": [1.4, 1.9], "ci95": [0.3, 0.7]}, ["coefficient", "SE", "z", "p"]),
+        ({"coef": 0.5, "se": 0.1, "t": 5.0, "p": 1e-6, "ci95": [0.3, 0.7], "privacy_share": 0.25}, ["coefficient", "SE", "t", "p", "variance from noise"]),
+        ({"coef": 0.5, "odds_ratio": 1.6}, ["coefficient"]),
+        (
+            {"coef": 900.0, "se": 0.1, "z": 9000.0, "p": 0.0, "odds_ratio": None, "odds_ratio_ci95": [None, None], "ci95": [899.8, 900.2]},
+            ["coefficient", "SE", "z", "p"],
+        ),
+    ],
+    ids=["logistic", "linear with noise", "descent", "without a finite ratio"],
+)
+def test_every_kind_of_model_has_its_table(row: dict, heads: list[str]) -> None:
+    text = html(results={"m": {"coefficients": [{"name": "(intercept)", **row}, {"name": "age", **row}]}})
+    for head in heads:
+        assert f'<th class="n">{head}</th>' in text
+    if row.get("odds_ratio_ci95") == [1.4, 1.9]:
+        assert "1.600 (1.400 to 1.900)" in text, "the interval of the ratio, not of the coefficient"
+    assert ("<svg" in text.split("Every step")[0].split("<h2>m</h2>")[1]) == ("odds_ratio_ci95" in row)

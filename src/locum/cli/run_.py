@@ -49,11 +49,15 @@ def show(run: Run, rounds: Annotated[bool, typer.Option("--rounds", help="Also e
     for step, result in view.results.items():
         coefficients = result.get("coefficients")
         if coefficients:
-            ratio = next((k for k in ("hazard_ratio", "odds_ratio", "rate_ratio") if k in coefficients[0]), None)
-            rows = [(c["name"], f"{c['coef']:+.5f}", f"{c['se']:.5f}", f"{c['p']:.3g}", f"{c[ratio]:.3f}" if ratio else "") for c in coefficients]
-            table(
-                ["variable", "coef", "SE", "p", (ratio or "").replace("_", " ")], rows, title=step, right=["coef", "SE", "p", (ratio or "").replace("_", " ")]
-            )
+            from locum.report.page import columns as of
+
+            heads, of_model = of(coefficients)
+            ratio = next((k for k in ("hazard_ratio", "odds_ratio", "rate_ratio") if k in coefficients[0]), "")
+            if ratio:
+                heads.append(ratio.replace("_", " "))
+                for (_, cells), c in zip(of_model, coefficients, strict=True):
+                    cells.append("" if c[ratio] is None else f"{c[ratio]:.3f}")
+            table(["variable", *heads], [(name, *cells) for name, cells in of_model], title=step, right=heads)
         brief = {k: v for k, v in result.items() if isinstance(v, int | float | str | bool)}
         out.print(
             f"{step}: " + ", ".join(f"{k.replace('_', ' ')} {v:.6g}" if isinstance(v, float) else f"{k.replace('_', ' ')} {v}" for k, v in brief.items()),

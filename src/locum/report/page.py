@@ -24,7 +24,7 @@ def page(
     study: the manifest as plain data. run, rounds: `RunView` and `RoundView`s as plain data. comparison: what the
     demonstration knows because its data are public: {"coefficients": rows, "concordance": rows}. card: `card_of` the run.
     """
-    tables = {name: result["coefficients"] for name, result in run["results"].items() if isinstance(result, dict) and result.get("coefficients")}
+    rows_of = {name: result["coefficients"] for name, result in run["results"].items() if isinstance(result, dict) and result.get("coefficients")}
     shown = {name: {k: v for k, v in result.items() if k != "coefficients"} for name, result in run["results"].items() if isinstance(result, dict)}
     return _ENV.get_template("run.html").render(
         study=study,
@@ -32,9 +32,9 @@ def page(
         rounds=rounds,
         card=card,
         comparison=comparison or {},
-        tables=tables,
+        tables={name: columns(rows) for name, rows in rows_of.items()},
         shown={name: _flat(result) for name, result in shown.items()},
-        forests={name: forest(rows) for name, rows in tables.items() if all("hazard_ratio" in r or "odds_ratio" in r for r in rows)},
+        forests={name: forest(rows) for name, rows in rows_of.items() if all("se" in r and ("hazard_ratio" in r or "odds_ratio" in r) for r in rows)},
         bars=bars(rounds),
         seconds=(run["ended"] or 0) - (run["started"] or 0),
         bytes_in=sum(r["bytes_in"] for r in rounds),
@@ -46,7 +46,8 @@ def page(
 def forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Positions of a forest plot on a logarithmic axis: for each row a point and its 95 % interval, in pixels of 0..400."""
     name = "hazard_ratio" if "hazard_ratio" in rows[0] else "odds_ratio"
-    lines = [(r["name"], r[name], *r["ci95"]) for r in rows]
+    intervals = [(r["name"], r[name], r.get(f"{name}_ci95") or r["ci95"]) for r in rows if r["name"] != "(intercept)"]
+    lines = [(n, v, *ci) for n, v, ci in intervals if v is not None and None not in ci]
     reach = max((abs(math.log(v)) for line in lines for v in line[1:] if 0 < v < math.inf), default=1.0)
     reach = min(max(reach, math.log(1.25)), math.log(1000))
 
@@ -60,6 +61,16 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "lines": [{"name": n, "x": x(v), "low": x(lo), "high": x(hi), "text": f"{v:.3f} ({lo:.3f} to {hi:.3f})"} for n, v, lo, hi in lines],
         "ticks": [{"x": x(t), "text": f"{t:g}"} for t in ticks],
     }
+
+
+COLUMNS = {"coef": ("coefficient", "{:.6f}"), "se": ("SE", "{:.6f}"), "z": ("z", "{:.3f}"), "t": ("t", "{:.3f}"), "p": ("p", "{:.4g}")}
+COLUMNS["privacy_share"] = ("variance from noise", "{:.0%}")
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The heads of what a model says of its coefficients, and the cells of each."""
+    keys = [k for k in COLUMNS if k in rows[0]]
+    return [COLUMNS[k][0] for k in keys], [(r["name"], ["" if r[k] is None else COLUMNS[k][1].format(r[k]) for k in keys]) for r in rows]
 
 
 def bars(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
