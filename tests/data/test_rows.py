@@ -51,3 +51,14 @@ def test_the_hash_is_the_documented_one():
 def test_the_share_is_met():
     rows = numbered([str(i) for i in range(20_000)])
     assert abs(len(rows.part("test", Split(test_share=0.3))) / len(rows) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / len(rows))
+
+
+@given(st.data(), IDS)
+def test_rows_that_were_taken_know_their_patients_as_if_read_anew(data, patients):
+    rows = numbered(patients)
+    assert rows.codes.max() + 1 == rows.patients
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows))))
+    index = data.draw(st.sampled_from([mask, np.flatnonzero(mask)[::-1]]))
+    taken, anew = rows.take(index), numbered([patients[i] for i in np.arange(len(rows))[index]])
+    assert taken.distinct.tolist() == anew.distinct.tolist()
+    assert taken.codes.tolist() == anew.codes.tolist()

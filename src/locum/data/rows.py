@@ -60,7 +60,12 @@ class Rows:
 
     def take(self, index: NDArray[np.generic]) -> Rows:
         """The rows that `index` (a mask or positions) selects."""
-        return Rows({name: a[index] for name, a in self.columns.items()}, self.patient[index])
+        taken = Rows({name: a[index] for name, a in self.columns.items()}, self.patient[index])
+        if "_distinct" in self.__dict__:  # numbers sort faster than names
+            names, codes = self._distinct
+            kept, fresh = np.unique(codes[index], return_inverse=True)
+            taken.__dict__["_distinct"] = names[kept], fresh.astype(np.int64).reshape(-1)
+        return taken
 
     def matrix(self, names: Sequence[str]) -> NDArray[np.float64]:
         """The named columns side by side, shape (n, len(names))."""
