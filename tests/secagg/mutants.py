@@ -1,44 +1,10 @@
-"""Ways to weaken the peer round that a test must notice: one changed line each, and why it would matter.
-
-As a program it is the laboratory of `test_mutants.py`: it loads what does not change, and for each number on its standard
-input alters one file of a copy of the package, forks, and lets the child run the tests that should fail.
-
-    python tests/secagg/mutants.py FOLDER        FOLDER holds the copy, as FOLDER/locum
-"""
+"""Ways to weaken the peer round that a test must notice: one changed line each, and why it would matter. `tests/mutation.py` tries them."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import sys
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
+from mutation import Mutant
 
-HERE = Path(__file__).parent
-SECONDS = 100
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """`old` occurs once in `file` and becomes `new`. tests: (file, expression for -k), chosen to be quick. core: run by default."""
-
-    file: str
-    old: str
-    new: str
-    why: str
-    tests: tuple[str, str]
-    core: bool = False
-
-    def apply(self, package: Path) -> None:
-        path = package / "secagg" / self.file
-        text = path.read_text()
-        if text.count(self.old) != 1:
-            raise LookupError(f"{self.file} holds this {text.count(self.old)} times: {self.old}")
-        path.write_text(text.replace(self.old, self.new))
-
-
+SOURCE = TESTS = "secagg"
 S, R, M, U = "test_session.py", "test_round.py", "test_malicious.py", "test_indistinguishable.py"
 
 MUTANTS = [
@@ -322,72 +288,3 @@ MUTANTS = [
     ),
 ]
 """Equivalent, and so not here: `<=` for `<` in the sign of a pair mask, for nobody is a neighbour of itself."""
-
-
-def command(tests: tuple[str, str]) -> list[str]:
-    return [str(HERE / tests[0]), "-k", tests[1], "-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line"]
-
-
-def child(folder: Path, arguments: list[list[str]], log: int) -> int:
-    """pytest's exit status: 0 all passed, 1 some failed, others are faults of the laboratory."""
-    import pytest
-
-    signal.alarm(SECONDS)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.path.insert(0, str(folder))
-    for each in arguments:
-        if status := int(pytest.main(each)):
-            return status
-    import locum
-
-    return 0 if Path(locum.__file__).is_relative_to(folder) else 99
-
-
-def experiment(folder: Path, arguments: list[list[str]]) -> tuple[int, str]:
-    with tempfile.TemporaryFile() as log:
-        pid = os.fork()
-        if not pid:
-            status = 98
-            try:
-                status = child(folder, arguments, log.fileno())
-            finally:
-                os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        log.seek(0)
-        return status, log.read().decode(errors="replace")[-2000:]
-
-
-def main(folder: Path) -> None:
-    import cbor2  # noqa: F401
-    import cryptography.hazmat.primitives.hpke  # noqa: F401
-    import hypothesis  # noqa: F401
-    import msgspec  # noqa: F401
-    import numpy  # noqa: F401
-    import pydantic  # noqa: F401
-    import pytest  # noqa: F401
-    import scipy.stats  # noqa: F401
-
-    assert "locum" not in sys.modules, "each child imports the copy as it then is"
-    for line in sys.stdin:
-        which = json.loads(line)
-        if isinstance(which, list):  # the copy as it is, and all tests that these mutants are tried with
-            wanted: dict[str, list[str]] = {}
-            for mutant in (MUTANTS[i] for i in which):
-                wanted.setdefault(mutant.tests[0], []).append(mutant.tests[1])
-            answer = experiment(folder, [command((file, " or ".join(dict.fromkeys(k)))) for file, k in wanted.items()])
-        else:
-            path = folder / "locum" / "secagg" / MUTANTS[which].file
-            original = path.read_bytes()
-            MUTANTS[which].apply(folder / "locum")
-            for stale in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
-                stale.unlink()
-            answer = experiment(folder, [command(MUTANTS[which].tests)])
-            path.write_bytes(original)
-            for stale in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
-                stale.unlink()
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())

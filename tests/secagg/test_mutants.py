@@ -6,67 +6,53 @@ LOCUM_MUTANTS=all python -m pytest tests/secagg/test_mutants.py
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import locum
 
-SCRIPT = Path(__file__).with_name("mutants.py")
-_spec = importlib.util.spec_from_file_location("secagg_mutants", SCRIPT)
-assert _spec
-assert _spec.loader
-mutants = sys.modules["secagg_mutants"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(mutants)
+if "mutation" not in sys.modules:
+    _spec = importlib.util.spec_from_file_location("mutation", Path(__file__).parents[1] / "mutation.py")
+    assert _spec
+    assert _spec.loader
+    sys.modules["mutation"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["mutation"])
+mutation = sys.modules["mutation"]
 
-MUTANTS = mutants.MUTANTS
 PACKAGE = Path(locum.__file__).parent
-CHOSEN = [i for i, m in enumerate(MUTANTS) if m.core or os.environ.get("LOCUM_MUTANTS") == "all"]
-
-Try = Callable[[int | list[int]], tuple[int, str]]
+LISTED = mutation.load(Path(__file__).with_name("mutants.py"))
+CHOSEN = LISTED.chosen()
 
 
 @pytest.fixture(scope="module")
-def attempt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Try]:
-    """The laboratory: number of a mutant (a list: their tests on the unchanged copy) -> pytest's exit status, and the end of what it printed."""
+def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mutation.Laboratory]:
     if not hasattr(os, "fork"):
         pytest.skip("the laboratory forks")
     folder = tmp_path_factory.mktemp("mutants")
     shutil.copytree(PACKAGE, folder / "locum")
-    process = subprocess.Popen([sys.executable, str(SCRIPT), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin
-    assert process.stdout
-
-    def ask(which: int | list[int]) -> tuple[int, str]:
-        print(json.dumps(which), file=process.stdin, flush=True)
-        status, text = json.loads(process.stdout.readline())  # type: ignore[union-attr]
-        return status, text
-
-    yield ask
-    process.stdin.close()
-    process.wait()
-    process.stdout.close()
+    made = mutation.Laboratory(LISTED, folder)
+    yield made
+    made.close()
 
 
-def test_the_unchanged_copy_passes_all_the_tests_that_the_mutants_are_tried_with(attempt: Try) -> None:
-    status, text = attempt(CHOSEN)
+def test_the_unchanged_copy_passes_all_the_tests_that_the_mutants_are_tried_with(laboratory: mutation.Laboratory) -> None:
+    status, text = laboratory.ask(CHOSEN)
     assert status == 0, text
 
 
-@pytest.mark.parametrize("which", CHOSEN, ids=lambda i: f"{MUTANTS[i].file}-{i}-{MUTANTS[i].why}".replace(" ", "-"))
-def test_a_weakened_protocol_is_noticed(attempt: Try, which: int) -> None:
-    status, text = attempt(which)
-    assert status == 1, f"{MUTANTS[which].why}\n{text}"
+@pytest.mark.parametrize("which", CHOSEN, ids=LISTED.name)
+def test_a_weakened_protocol_is_noticed(laboratory: mutation.Laboratory, which: int) -> None:
+    status, text = laboratory.ask(which)
+    assert status == 1, f"{LISTED.mutants[which].why}\n{text}"
 
 
-@pytest.mark.parametrize("which", range(len(MUTANTS)), ids=lambda i: f"{MUTANTS[i].file}-{i}")
+@pytest.mark.parametrize("which", range(len(LISTED.mutants)), ids=lambda i: f"{LISTED.mutants[i].file}-{i}")
 def test_every_mutant_changes_one_place_of_the_source_as_it_is(which: int) -> None:
-    mutant = MUTANTS[which]
-    assert (PACKAGE / "secagg" / mutant.file).read_text().count(mutant.old) == 1
+    mutant = LISTED.mutants[which]
+    assert LISTED.path(PACKAGE, which).read_text().count(mutant.old) == 1
     assert mutant.old != mutant.new
