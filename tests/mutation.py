@@ -139,12 +139,11 @@ def experiment(folder: Path, arguments: list[list[str]]) -> tuple[int, str]:
 def main(listed: Mutants, folder: Path) -> None:
     import cbor2  # noqa: F401
     import cryptography.hazmat.primitives.hpke  # noqa: F401
-    import dp_accounting.pld  # noqa: F401
+    import dp_accounting.pld
     import dp_accounting.rdp  # noqa: F401
     import hypothesis.extra.numpy  # noqa: F401
     import msgspec  # noqa: F401
     import numpy  # noqa: F401
-    import polars  # noqa: F401
     import pydantic  # noqa: F401
     import pytest  # noqa: F401
     import scipy.stats  # noqa: F401

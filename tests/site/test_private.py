@@ -168,10 +168,14 @@ def test_a_ledger_put_back_together_with_its_anchor_is_known_by_the_sites_own_st
     with federation.serve(sites):
         assert federation.finish(run).status == "finished"
     assert "it is in the ledger" in statement(sites[0], None).witness
-    shutil.rmtree(home)
-    shutil.copytree(old, home)
     second = private(study, "second-of-two", attempts=1, deadline_s=4.0, min_cohort=5)
-    run = federation.submit(second, sites)  # nothing on this machine tells that the ledger is an old one
+    run = federation.submit(second, sites)
+    shutil.rmtree(home)
+    shutil.copytree(old, home)  # nothing on this machine tells that the ledger is an old one
+    third = private(study, "third")
+    federation.client.submit(third)
+    with pytest.raises(Refused, match="a witness knows"):
+        decide(sites[0], third.digest, approve=True)
     with federation.serve(sites):
         view = federation.finish(run)
     assert view.status == "failed"
@@ -179,6 +183,18 @@ def test_a_ledger_put_back_together_with_its_anchor_is_known_by_the_sites_own_st
     assert charged(sites[0]) == []
     with pytest.raises(LocumError):
         statement(sites[0], None)
+
+
+def test_a_ledger_that_is_gone_is_not_begun_anew(federation: Any, study: Any, sites: list[Path]) -> None:
+    run = federation.submit(private(study, "before"), sites)
+    with federation.serve(sites):
+        assert federation.finish(run).status == "finished"
+    shutil.rmtree(sites[0] / "ledgers")
+    after = private(study, "after")
+    federation.client.submit(after)
+    assert any("is gone" in p for p in review(sites[0], after.digest).problems)
+    with pytest.raises(Refused, match="is gone"):
+        decide(sites[0], after.digest, approve=True)
 
 
 def test_the_same_table_under_two_names_has_one_ledger(federation: Any, study: Any, sites: list[Path]) -> None:

@@ -28,7 +28,7 @@ def quote(file: Annotated[Path, typer.Argument(help="The study file.")], as_json
 
 
 @app.command()
-def audit(full: Annotated[bool, typer.Option("--full", help="More canaries and runs: minutes instead of seconds.")] = False, as_json: Json = False) -> None:
+def audit(full: Annotated[bool, typer.Option("--full", help="More canaries, runs and steps.")] = False, as_json: Json = False) -> None:
     """Attack this installation: attacks that succeed without protection must fail with it, and broken mechanisms must be caught."""
     from locum.errors import LocumError
     from locum.privacy.attacks.audit import run

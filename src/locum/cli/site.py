@@ -129,7 +129,8 @@ def _decide(study: str, folder: Path, as_json: bool, *, approve: bool, data: str
         emit({"study": study, "decision": word, "coordinator_told": told})
     else:
         later = "" if told else " The coordinator cannot be reached now; the agent (locum site serve) will tell it."
-        console().print(f"{word.capitalize()}: {study}.{later}", markup=False)
+        kept = "" if approve else " What it set aside in a ledger stays so until 'locum site ledger settle' frees it."
+        console().print(f"{word.capitalize()}: {study}.{later}{kept}", markup=False)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 A site whose folder was put back from an old copy, ledger and anchor together, finds that its own statement knows more than its
 ledger does. The coordinator cannot invent such a statement; it can withhold one, which leaves the site where it was without it. It
-learns how many lines a ledger has, and nothing of what they say.
+learns what the site calls the data set and how many lines its ledger has, and nothing of what they say.
 """
 
 from __future__ import annotations

@@ -571,7 +571,7 @@ class Ledger:
             raise LedgerError(
                 "The data set's hash is not the one in its ledger.",
                 why="Its rows changed since, or it is another data set.",
-                fix="if the patients are the same, rebase the ledger on the new hash, which keeps what was spent; else create a ledger for the new data set",
+                fix="if the patients are the same, accept the table (locum site ledger accept), which keeps what was spent; else give it a name of its own",
             )
 
     def lines(self) -> tuple[Line, ...]:

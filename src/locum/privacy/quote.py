@@ -104,7 +104,7 @@ class Quote:
     def text(self) -> str:
         """The quote as a page of text."""
         gaussian = f", mu {self.mu:.4g}" if self.mu is not None else ""
-        spare = f", with {self.spare} spare rounds" if self.spare else ""
+        spare = f", with {self.spare} spare round{'s' * (self.spare > 1)}" if self.spare else ""
         lines = [f"epsilon {up(self.epsilon)}, delta {self.delta:g}{gaussian}, for each {self.unit}, over the whole study{spare}", "", self.sentence]
         if self.elsewhere is not None:
             lines.append(

@@ -47,7 +47,7 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Positions of a forest plot on a logarithmic axis: for each row a point and its 95 % interval, in pixels of 0..400."""
     name = "hazard_ratio" if "hazard_ratio" in rows[0] else "odds_ratio"
     intervals = [(r["name"], r[name], r.get(f"{name}_ci95") or r["ci95"]) for r in rows if r["name"] != "(intercept)"]
-    lines = [(n, v, *ci) for n, v, ci in intervals if v is not None and None not in ci]
+    lines = [(n, v, *ci) for n, v, ci in intervals if v is not None and ci and None not in ci]
     reach = max((abs(math.log(v)) for line in lines for v in line[1:] if 0 < v < math.inf), default=1.0)
     reach = min(max(reach, math.log(1.25)), math.log(1000))
 

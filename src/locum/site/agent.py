@@ -285,7 +285,7 @@ class Agent:
             async with self._visits:
                 protected, memory = await self._visit(a, study, task)
                 release = await self._thread(lambda: self.door.release(protected, a, study.terms, identity=self.identity, **self._entry(study, a)))
-                return await self._keep(request, release, memory)
+                return await self._keep(request, release, memory, private=study.terms.privacy.on)
         except ReleaseDeclined as refusal:
             return await self._decline(request, refusal.decline, refusal, log)
         except (OSError, sqlite3.Error) as error:
@@ -316,7 +316,7 @@ class Agent:
                     return await self._decline(request, refusal.decline, refusal, log, part.saved())
                 if phase == "masked":
                     release = await self._thread(lambda: self._cover(part, asked, protected, a, study))
-                    return await self._keep(request, release, memory, part.saved())
+                    return await self._keep(request, release, memory, part.saved(), private=study.terms.privacy.on)
                 body = await self._thread(lambda: part.answer(phase, asked))
                 self._held[a.run] = _Held(a.seq, protected, memory, request.deadline + GRACE_S)
                 return await self._say(request, body, self.door.message(phase, body, a, self.identity), part.saved())
@@ -391,13 +391,18 @@ class Agent:
             raise ReleaseDeclined("internal", error.what, why=error.why, fix=error.fix) from error
         return self.door.protect(contribution, layout, a, study.terms, budget=budget, charge=charge), after
 
-    async def _keep(self, request: Request, release: Release, memory: bytes | None, masking: Masking | None = None) -> Answer:
-        """Make the release durable. A large vector travels meanwhile, from its own buffers; it counts for nothing without its message."""
+    async def _keep(self, request: Request, release: Release, memory: bytes | None, masking: Masking | None = None, *, private: bool) -> Answer:
+        """Make the release durable. A large vector travels meanwhile, from its own buffers; it counts for nothing without its message.
+
+        Not one with noise: after a crash it would be drawn anew, and the two of them would say more than was paid for.
+        """
         a = request.assignment
         answer = Answer.of_release(a, request.raw, release, phase=request.phase)
         keep = self._thread(lambda: self.store.keep(answer, step=a.step, memory=memory, release=release, masking=masking))
-        if answer.body is not None:
+        if answer.body is not None or private:
             await keep
+            if answer.body is None:
+                await self._wanted(answer, self._upload(a, release))
             return answer
         upload = asyncio.create_task(self._upload(a, release))
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from locum.errors import LocumError
 from locum.federation.budget import budget_of, quote_of
+from locum.federation.witness import LedgerHead
 from locum.privacy.ledger import Ledger, WhatIf
 from locum.privacy.quote import Quote, up
 from locum.site.ledgers import LedgerTerms, SiteLedgers
@@ -37,16 +39,21 @@ class Cost:
         return (*out, *((f"WARN: {self.problem}",) if self.problem else ()))
 
 
-def cost_of(store: Store, study: Study, name: str, site: str, terms: LedgerTerms) -> Cost:
-    """The cost of a private study on the data set `name`. terms: of the ledger that approving would open. Raises `LocumError`."""
+def cost_of(store: Store, study: Study, name: str, site: str, terms: LedgerTerms, heads: Mapping[str, LedgerHead]) -> Cost:
+    """The cost of a private study on the data set `name`. terms: of the ledger that approving would open. heads: what this site has
+    stated about its ledgers. Raises `LocumError`.
+    """
     data = next(d for d in store.data() if d.name == name)
     shown, budget = quote_of(study), budget_of(study)
     if budget is None:
         raise LocumError("The study's sums are exact: they cost no budget, and protect nobody.")
     with SiteLedgers(store, site) as ledgers:
         new = not ledgers.exists(data)
-        ledger = _fresh(site, name, terms) if new else ledgers.open(data)
         try:
+            ledgers.check_new(data, heads)
+            ledger = _fresh(site, name, terms) if new else ledgers.open(data)
+            if not new and name in heads:
+                ledger.check_witness(heads[name].n, heads[name].hash)
             mine = next((s for s in ledger.studies() if s.study == study.digest), None)
             if mine and mine.settled:
                 return Cost(shown, None, True, new, "The study is settled in the ledger: it can be charged nothing more. Ask for a new study.")

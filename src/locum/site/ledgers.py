@@ -112,8 +112,11 @@ class SiteLedgers:
                 self._open[data.name] = kept
             return kept.ledger
 
-    def create(self, data: DataSet, terms: LedgerTerms) -> Ledger:
-        """Open a ledger for a data set that has none. Raises `LedgerError` where another data set is the same table."""
+    def create(self, data: DataSet, terms: LedgerTerms, heads: Mapping[str, LedgerHead]) -> Ledger:
+        """Open a ledger for a data set that has none. Raises `LedgerError` where another data set is the same table, or where this
+        site has stated that it had a ledger for this one.
+        """
+        self.check_new(data, heads)
         sha256 = fingerprint(data)
         for other in self.store.data():
             if other.name != data.name and self.exists(other) and sha256 in self._hashes(other):
@@ -126,6 +129,15 @@ class SiteLedgers:
             ledger = Ledger.create(self.folder, site=self.site, dataset=data.name, data_sha256=sha256, eps=terms.eps, delta=terms.delta, filter=terms.law)
             self._open[data.name] = _Open(ledger, stamp(data), sha256)
         return ledger
+
+    def check_new(self, data: DataSet, heads: Mapping[str, LedgerHead]) -> None:
+        """Raises `LedgerError` where a ledger that this site has stated it had is gone."""
+        if data.name in heads and not self.exists(data):
+            raise LedgerError(
+                f"The ledger of '{data.name}' is gone: this site has stated that it had {heads[data.name].n} lines.",
+                why="A new one would forget what was spent.",
+                fix="restore it from the latest copy, or add the table under another name if its patients are others",
+            )
 
     def _hashes(self, data: DataSet) -> set[str]:
         """Of every table that a ledger has stood for."""

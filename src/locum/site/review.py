@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from locum.errors import DataError, LocumError, NotFound, Refused, Unavailable
 from locum.federation.budget import budget_of
 from locum.federation.identity import PublicKey
 from locum.federation.summation import wire_layout
+from locum.federation.witness import LedgerHead
 from locum.privacy.accountant import largest_delta
 from locum.site.cost import Cost, cost_of
 from locum.site.folder import SiteConfig, load_config, open_store
 from locum.site.inbox import open_study
 from locum.site.ledgers import SiteLedgers
+from locum.site.statement import stated_heads
 from locum.site.store import Decision, KnownStudy, Store
 from locum.study.manifest import Study
 from locum.tasks import Task, build_plan
@@ -137,7 +140,7 @@ def decide(folder: Path, digest: str, *, approve: bool, data: str | None = None,
         if approve:
             seen = _look_up(folder, store, known, data)
             if seen.problems:
-                raise Refused("This study cannot be approved here: " + "; ".join(seen.problems), fix="correct the data or the mapping, or deny the study")
+                raise Refused("This study cannot be approved here: " + "; ".join(seen.problems), fix="correct what is named, or deny the study")
             if seen.exact and not exact and load_config(folder).policy.exact != "allow":
                 raise Refused(
                     "This study's sums leave without noise, so they may say something about a single patient to someone who knows the others.",
@@ -190,7 +193,9 @@ def _pending(known: KnownStudy) -> Pending:
 
 def _look_up(folder: Path, store: Store, known: KnownStudy, data: str | None) -> Review:
     member, config = Membership.load(folder), load_config(folder)
-    return _review(store, known, config, data, member.name, masks=member.consortium is not None)
+    study = open_study(known.view, known.view.digest)
+    heads = (stated_heads(folder) or {}) if study.terms.privacy.on else {}
+    return _review(store, known, config, data, member.name, heads, masks=member.consortium is not None)
 
 
 def _set_aside(folder: Path, store: Store, known: KnownStudy, data: str) -> None:
@@ -201,11 +206,11 @@ def _set_aside(folder: Path, store: Store, known: KnownStudy, data: str) -> None
         return
     chosen = next(d for d in store.data() if d.name == data)
     with SiteLedgers(store, Membership.load(folder).name) as ledgers:
-        ledger = ledgers.open(chosen) if ledgers.exists(chosen) else ledgers.create(chosen, load_config(folder).privacy)
+        ledger = ledgers.open(chosen) if ledgers.exists(chosen) else ledgers.create(chosen, load_config(folder).privacy, stated_heads(folder) or {})
         ledger.reserve(study.digest, budget.plan, study.terms.privacy.spare, requester=known.view.requester)
 
 
-def _review(store: Store, known: KnownStudy, config: SiteConfig, data: str | None, site: str, *, masks: bool) -> Review:
+def _review(store: Store, known: KnownStudy, config: SiteConfig, data: str | None, site: str, heads: Mapping[str, LedgerHead], *, masks: bool) -> Review:
     view, policy = known.view, config.policy
     study = open_study(view, view.digest)
     problems: list[str] = []
@@ -225,11 +230,15 @@ def _review(store: Store, known: KnownStudy, config: SiteConfig, data: str | Non
     name, report, cost = "", None, None
     try:
         name = _choose(store, data or known.data)
-        cost = cost_of(store, study, name, site, config.privacy) if study.terms.privacy.on else None
+        cost = cost_of(store, study, name, site, config.privacy, heads) if study.terms.privacy.on else None
         problems += [cost.problem] if cost and cost.problem else []
         report = _check(store, study, name, max(policy.min_rows, study.terms.min_rows))
         report.raise_if_refused()
         problems += _delta_problem(study, report.patients)
+        if cost and cost.new and config.privacy.delta > largest_delta(max(1, report.patients)):
+            problems.append(
+                f"[privacy] delta in site.toml is too large for {report.patients} patients: set it to at most {largest_delta(report.patients):.1g}."
+            )
     except LocumError as error:
         problems.append(str(error))
     return Review(

@@ -95,18 +95,27 @@ def statement(folder: Path, data: str | None, study: Study | None = None) -> Sta
 def _witnessed(folder: Path, name: str, ledger: Ledger) -> str:
     """What the coordinator, which keeps this site's own signed statement, says. Raises `LedgerError` if it knows of lines that are gone."""
 
+    stated = stated_heads(folder)
+    if stated is None:
+        return "The coordinator, which keeps this site's statement of its last line, cannot be reached: it was not compared."
+    head = stated.get(name)
+    if head is None:
+        return "The coordinator has no statement of this site about this ledger."
+    ledger.check_witness(head.n, head.hash)
+    return f"The coordinator keeps this site's signed statement of line {head.n}: it is in the ledger."
+
+
+def stated_heads(folder: Path) -> dict[str, LedgerHead] | None:
+    """What this site has stated about its ledgers, as the coordinator keeps it; None where it cannot be reached."""
+
     async def ask() -> dict[str, LedgerHead]:
         async with Api(open_connection(folder, patience=Patience(attempts=1, connect_s=3.0, answer_s=5.0))) as api:
             return await api.ledgers()
 
     try:
-        head = asyncio.run(ask()).get(name)
+        return asyncio.run(ask())
     except LocumError:
-        return "The coordinator, which keeps this site's statement of its last line, cannot be reached: it was not compared."
-    if head is None:
-        return "The coordinator has no statement of this site about this ledger."
-    ledger.check_witness(head.n, head.hash)
-    return f"The coordinator keeps this site's signed statement of line {head.n}: it is in the ledger."
+        return None
 
 
 def accept_table(folder: Path, data: str | None) -> str:

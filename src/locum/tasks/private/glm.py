@@ -57,6 +57,8 @@ UNSETTLED = 0.01
 TRUST = 2.0
 """A noisy total that is divided by is at least so many standard deviations of its noise."""
 LEAST_KEPT = 0.05
+WEAK = 1.5
+"""Information below so many floors may be noise: no interval is given that rests on it."""
 DOMINATED = 0.5
 
 
@@ -141,11 +143,12 @@ class PrivateGLM(PrivateTask[Any], GLM):
         privacy = basis @ (fit.noise + fit.information.doubt) @ basis.T
         se = np.sqrt(np.maximum(np.diag(sampling + privacy), np.finfo(float).tiny))
         share = np.diag(privacy) / se**2
+        assumed = 2.0 * np.diag(basis @ self._unseen(fit) @ basis.T) > se**2
         n, n_se = self.count(state)
         converged = not self.curvature or fit.unsettled <= UNSETTLED
-        figures = zip(self.design.names, self.design.original(state) @ self.in_units(fit.theta), se, share, strict=True)
+        figures = zip(self.design.names, self.design.original(state) @ self.in_units(fit.theta), se, share, assumed, strict=True)
         return {
-            "coefficients": [{**self._row(name, float(b), float(s), self.df(n)), "privacy_share": float(v)} for name, b, s, v in figures],
+            "coefficients": [self._line(name, float(b), float(s), self.df(n), float(v), bool(blind)) for name, b, s, v, blind in figures],
             "n": round(n),
             "n_se": n_se,
             "iterations": len(self.own(state, "at")),
@@ -153,8 +156,20 @@ class PrivateGLM(PrivateTask[Any], GLM):
             "weight": self.kept(state),
             "floor": fit.information.floor if fit.information.floored else None,
             "floored": fit.information.floored,
-            "warnings": self._warnings(share, fit, converged),
+            "warnings": self._warnings(share, fit, converged, [n for n, blind in zip(self.design.names, assumed, strict=True) if blind]),
         }
+
+    def _unseen(self, fit: Estimate) -> Floats:
+        """The variance (p, p) that coefficients of the expected size have in the directions that noise may have made up."""
+        values, vectors = np.linalg.eigh(fit.information.raised)
+        weak = vectors[:, values < WEAK * fit.information.floor]
+        return np.asarray(self.prior**2 * weak @ weak.T)
+
+    def _line(self, name: str, b: float, s: float, df: float | None, share: float, blind: bool) -> dict[str, Any]:
+        """What is said of a coefficient; no interval where it would rest on what was assumed rather than on what was seen."""
+        row = {**self._row(name, b, s, df), "privacy_share": share}
+        hidden = {"se", "z", "t", "p", "ci95", *((f"{self.ratio}_ci95",) if self.ratio else ())}
+        return {key: None if blind and key in hidden else value for key, value in row.items()}
 
     def addends(self, state: State, x: Floats, y: Floats, codes: Codes) -> dict[str, Floats]:
         """The sum over patients of their vectors, from rows x (n, p), outcomes (n,) and who they are (n,)."""
@@ -219,8 +234,10 @@ class PrivateGLM(PrivateTask[Any], GLM):
     def _before(self, state: State, name: str) -> list[Floats]:
         return [self.own(state, name)] if self.key(name) in state else []
 
-    def _warnings(self, share: Floats, fit: Estimate, converged: bool) -> list[str]:
+    def _warnings(self, share: Floats, fit: Estimate, converged: bool, blind: list[str]) -> list[str]:
         out = []
+        if blind:
+            out.append(f"There is no interval for {', '.join(blind)}: noise drowns what the rows say. Tighter ranges in the contract, or fewer features, help.")
         drowned = [name for name, v in zip(self.design.names, share, strict=True) if v > DOMINATED]
         if drowned:
             out.append(f"The noise for privacy is more than half of the variance of {', '.join(drowned)}: more patients, fewer features or more eps help.")
