@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from locum import Rows, Study, simulate
-from locum.errors import LocumError, ManifestError, RunFailed
+from locum.errors import LocumError, ManifestError, RunFailed, TaskError
 from locum.federation.budget import budget_of, quote_of
 from locum.federation.door import Door, ReleaseDeclined, SitePolicy
 from locum.federation.runner import Runner
 from locum.federation.visit import visit
-from locum.privacy import accountant
+from locum.privacy import accountant, matrix
 from locum.privacy.filters import Filter
 from locum.privacy.ledger import Charged, Ledger
 from locum.study.vector import Bound, Contribution
@@ -80,6 +81,32 @@ def test_the_noise_in_the_sum_is_the_noise_of_the_accountant(aggregation: str, n
     assert found[0].noise == pytest.approx(expected, rel=0.02)
 
 
+def test_multipliers_are_rounded_up_by_a_hair() -> None:
+    for eps in (0.3, 1.0, 2.7, 8.0):
+        s = study({"eps": eps, "delta": 1e-6, "patients": 600})
+        budget, requests = budget_of(s), [task.request() for task in build_plan(s)]  # type: ignore[attr-defined]
+        assert budget
+        for shown, least in zip(budget.plan.releases, accountant.calibrate(requests, eps, 1e-6, spare=1).releases, strict=True):
+            assert least.multiplier <= shown.multiplier <= least.multiplier * (1 + 2e-5)
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "skellam"])
+def test_the_law_of_the_noise_is_the_one_that_is_accounted(noise: str) -> None:
+    budget = budget_of(study({"eps": 2.0, "delta": 1e-6, "patients": 600, "noise": noise}))
+    assert budget
+    for step, task in enumerate(build_plan(study({"eps": 2.0, "delta": 1e-6, "patients": 600, "noise": noise}))):
+        assert budget.release(step).noise == budget.mechanism(step, task.layout({})).kind == noise
+
+
+def test_a_correlated_release_allows_for_its_rounding_in_every_round_of_the_band() -> None:
+    sgd = {"name": "t", "task": "sgd", "features": ["age"], "outcome": "died", "rounds": 8, "order": "fixed", "batches": 8, "band": 5}
+    s = study(plan=[sgd, HISTOGRAM])
+    budget, tasks = budget_of(s), build_plan(s)
+    assert budget
+    assert budget.mechanism(0, tasks[0].layout({})).spread == matrix.spread(5) > 1.0
+    assert budget.mechanism(1, tasks[1].layout({})).spread == 1.0
+
+
 def test_a_seeded_private_run_is_repeatable_and_an_ordinary_one_is_not() -> None:
     s, sites = study(), hospitals()
     assert simulate(s, sites, entropy=seeded(3)).model == simulate(s, sites, entropy=seeded(3)).model
@@ -92,6 +119,38 @@ def test_masked_and_clear_sums_hold_the_same_integers() -> None:
     two = study({"eps": 1.0, "delta": 1e-6, "patients": 600, "honest": 1}, aggregation="clear")
     a, b = simulate(one, hospitals(), entropy=seeded(3)), simulate(two, hospitals(), entropy=seeded(3))
     assert a.results == b.results
+
+
+# --- who is drawn ------------------------------------------------------------------------------------------------------
+
+
+def trained(**params: Any) -> tuple[Runner, Any, Rows]:
+    """Before a round of a training step: the runner, its assignment, and a site of 4000 patients."""
+    s = study(plan=[{"name": "t", "task": "sgd", "features": ["age"], "outcome": "died", "rounds": 12, **params}])
+    runner = Runner(s, "r")
+    return runner, runner.assignment([f"h{i}" for i in range(6)], 0.0, runner.layout), hospitals(1, 4000)["h0"]
+
+
+def test_who_is_drawn_is_drawn_at_the_rate_that_is_accounted_and_by_a_secret_of_the_site() -> None:
+    runner, a, rows = trained(sample=0.2)
+    assert runner.budget
+    door, fixed = Door("h0", SitePolicy()), Door("h0", SitePolicy(), entropy=lambda n: bytes(n))
+    one, two = (set(door.sample(rows, runner.budget, a).patient.tolist()) for _ in range(2))
+    assert all(600 < len(drawn) < 1000 for drawn in (one, two))
+    assert len(one & two) < 300, "the same round again draws anew: who knows the assignment knows nobody"
+    assert set(fixed.sample(rows, runner.budget, a).patient.tolist()) == set(fixed.sample(rows, runner.budget, a).patient.tolist())
+    given, _ = visit(runner.task, {}, rows, {}, a, door, runner.study.terms, runner.budget)
+    assert 600 < given.rows < 1000, "and nobody else's rows reach the task"
+
+
+def test_in_a_fixed_order_each_patient_is_drawn_once_an_epoch_by_the_door() -> None:
+    runner, a, rows = trained(order="fixed", batches=4, band=2)
+    budget, door = runner.budget, Door("h0", SitePolicy())
+    assert budget
+    drawn = [door.sample(rows, budget, msgspec.structs.replace(a, iteration=i)).patient.tolist() for i in range(8)]
+    assert sorted(sum(drawn[:4], [])) == sorted(rows.patient.tolist())
+    assert drawn[:4] == drawn[4:]
+    assert min(map(len, drawn)) > 800
 
 
 # --- everything is paid for, first -------------------------------------------------------------------------------------
@@ -213,6 +272,29 @@ def test_a_site_without_patients_answers_with_noise_alone() -> None:
     given, layout = r.contribution()
     paid = r.door.charge(r.study, r.runner.budget, r.a, ledger(), requester="lee")
     assert r.door.protect(given, layout, r.a, r.study.terms, budget=r.runner.budget, charge=paid).vector
+
+
+FAULTS = [ZeroDivisionError(), ValueError("x"), KeyError("x"), IndexError(), MemoryError(), FloatingPointError(), TaskError("no"), np.nan, np.inf, "shape"]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+def test_whatever_a_task_does_with_the_rows_a_vector_of_noise_is_the_answer(fault: Any) -> None:
+    """An error, or a decline in its place, would tell the coordinator about the row that caused it."""
+    r = Round()
+    layout = r.runner.task.layout({})
+
+    def broken(*_: Any) -> Contribution:
+        if isinstance(fault, Exception):
+            raise fault
+        vector = {f.name: np.zeros((7, 7)) if fault == "shape" else np.full(f.shape, fault) for f in layout.fields}
+        return Contribution(vector, 100, "p", bound=Bound("l2", 1.0, "patient"))
+
+    r.runner.task.visit = broken  # type: ignore[method-assign]
+    given, layout = r.contribution()
+    assert not any(a.any() for a in given.vector.values())
+    paid = r.door.charge(r.study, r.runner.budget, r.a, ledger(), requester="amy")
+    left = r.door.protect(given, layout, r.a, r.study.terms, budget=r.runner.budget, charge=paid)
+    assert np.abs(left.vector["noisy"].view(np.int64)).max() > 0 if "noisy" in left.vector else left.vector
 
 
 # --- what a manifest may not say ---------------------------------------------------------------------------------------

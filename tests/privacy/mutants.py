@@ -491,7 +491,7 @@ MUTANTS = [
         "if kept is None or kept.stamp != now or now is None:",
         "if kept is None:",
         "other patients under an open ledger",
-        (SITE, "changed_while"),
+        (SITE, "was_changed_while"),
     ),
     Mutant(
         "site/ledgers.py",
@@ -505,7 +505,7 @@ MUTANTS = [
         "isinstance(line.entry, Created | Rebased)}",
         "isinstance(line.entry, Created)}",
         "the same patients' budget twice, by their later table",
-        (SITE, "same_table"),
+        (SITE, "newer_extract"),
     ),
     Mutant(
         "site/ledgers.py", "            ledger.rebase(sha256)\n", "            pass\n", "a table under a ledger that does not name it", (SITE, "another_table")

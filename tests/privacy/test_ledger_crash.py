@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sqlite3
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,21 @@ def test_killed_at_a_chosen_point(tmp_path: Path, point: str, work: str) -> None
         WORK[work](ledger)
         assert len(ledger.lines()) == 5, "the same again completes it, once"
         assert ledger.verify() == ledger.head()
+
+
+def test_a_charge_is_durable_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a power cut no test can kill anything: the anchor's file, its name and SQLite's journal are each brought to the disk."""
+    used(tmp_path)
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("rename"), replace(a, b))[1])
+    with Ledger.open(tmp_path, **TERMS) as ledger:
+        ledger._db.set_trace_callback(lambda statement: done.append("commit") if statement == "COMMIT" else None)
+        ledger.charge("s", "r", 2, "fit", 2)
+        assert done[:4] == ["file", "rename", "folder", "commit"]
+        assert ledger._db.execute("PRAGMA synchronous").fetchone() == (3,)
+        assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
 @pytest.mark.parametrize("point", BEFORE + AFTER)

@@ -210,6 +210,32 @@ def test_the_same_table_under_two_names_has_one_ledger(federation: Any, study: A
         decide(sites[0], other.digest, approve=True, data="copy")
 
 
+def test_a_table_that_has_had_a_ledger_and_its_newer_extract_have_no_second_one(federation: Any, study: Any, sites: list[Path]) -> None:
+    from locum.site.folder import add_data
+
+    federation.submit(private(study, "extracts"), sites[:1])
+    shutil.copy(sites[0] / "table.csv", sites[0] / "old.csv")
+    (sites[0] / "table.csv").write_text(ROWS + "0.5\n")
+    assert accept_table(sites[0], None)
+    shutil.copy(sites[0] / "table.csv", sites[0] / "new.csv")
+    other = private(study, "extracts-again")
+    federation.client.submit(other)
+    for name in ("old", "new"):
+        add_data(sites[0], name, sites[0] / f"{name}.csv")
+        with pytest.raises(LocumError, match="is the table that 'main' is"):
+            decide(sites[0], other.digest, approve=True, data=name)
+
+
+def test_a_table_that_was_changed_while_its_ledger_is_open_is_refused(federation: Any, study: Any, sites: list[Path]) -> None:
+    federation.submit(private(study, "open"), sites[:1])
+    with Store(sites[0]) as store, SiteLedgers(store, sites[0].name) as ledgers:
+        (data,) = store.data()
+        assert ledgers.open(data).balance().eps_held > 0
+        (sites[0] / "table.csv").write_text(ROWS + "0.5\n")
+        with pytest.raises(LocumError, match="hash is not the one"):
+            ledgers.open(data)
+
+
 def test_delta_is_judged_against_the_sites_own_patients(federation: Any, study: Any, sites: list[Path]) -> None:
     loose = study("loose", variables=VARIABLES, plan=PLAN, terms={"aggregation": "masked", "privacy": {"eps": 1.0, "delta": 1e-3, "patients": 100}})
     federation.client.submit(loose)

@@ -244,6 +244,11 @@ def test_what_is_asked_for_is_what_the_accountant_sees() -> None:
     assert 1 < best.band <= 8
 
 
+def test_what_whole_sites_ask_for_is_every_round_of_every_site() -> None:
+    request = by_site(rounds=9, share=3.0).request()
+    assert (request.sampler, request.rounds, request.weight) == (FullBatch(), 9, 3.0)
+
+
 def test_the_loss_and_the_count_are_not_in_the_answer() -> None:
     task = task_of(rounds=3)
     state = drive(task, split(data(40), 2), 3)
