@@ -14,7 +14,7 @@ from locum.errors import LocumError, ManifestError, RunFailed, TaskError
 from locum.federation.budget import budget_of, quote_of
 from locum.federation.door import Door, ReleaseDeclined, SitePolicy
 from locum.federation.runner import Runner
-from locum.federation.visit import visit
+from locum.federation.visit import MADE_UP, visit
 from locum.privacy import accountant, matrix
 from locum.privacy.filters import Filter
 from locum.privacy.ledger import Charged, Ledger
@@ -148,7 +148,7 @@ def test_in_a_fixed_order_each_patient_is_drawn_once_an_epoch_by_the_door() -> N
     budget, door = runner.budget, Door("h0", SitePolicy())
     assert budget
     drawn = [door.sample(rows, budget, msgspec.structs.replace(a, iteration=i)).patient.tolist() for i in range(8)]
-    assert sorted(sum(drawn[:4], [])) == sorted(rows.patient.tolist())
+    assert sorted(name for names in drawn[:4] for name in names) == sorted(rows.patient.tolist())
     assert drawn[:4] == drawn[4:]
     assert min(map(len, drawn)) > 800
 
@@ -281,9 +281,11 @@ FAULTS = [ZeroDivisionError(), ValueError("x"), KeyError("x"), IndexError(), Mem
 def test_whatever_a_task_does_with_the_rows_a_vector_of_noise_is_the_answer(fault: Any) -> None:
     """An error, or a decline in its place, would tell the coordinator about the row that caused it."""
     r = Round()
-    layout = r.runner.task.layout({})
+    layout, sound = r.runner.task.layout({}), r.runner.task.visit
 
-    def broken(*_: Any) -> Contribution:
+    def broken(state: Any, rows: Rows, *more: Any) -> Contribution:
+        if len(rows) in MADE_UP:  # what is tried before is not a row of anybody
+            return sound(state, rows, *more)
         if isinstance(fault, Exception):
             raise fault
         vector = {f.name: np.zeros((7, 7)) if fault == "shape" else np.full(f.shape, fault) for f in layout.fields}
@@ -294,7 +296,7 @@ def test_whatever_a_task_does_with_the_rows_a_vector_of_noise_is_the_answer(faul
     assert not any(a.any() for a in given.vector.values())
     paid = r.door.charge(r.study, r.runner.budget, r.a, ledger(), requester="amy")
     left = r.door.protect(given, layout, r.a, r.study.terms, budget=r.runner.budget, charge=paid)
-    assert np.abs(left.vector["noisy"].view(np.int64)).max() > 0 if "noisy" in left.vector else left.vector
+    assert left.vector["noisy"].any()
 
 
 # --- what a manifest may not say ---------------------------------------------------------------------------------------

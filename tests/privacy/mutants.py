@@ -9,7 +9,7 @@ ACCOUNTANT, CLIPPING, DISCLOSURE = "privacy/test_accountant.py", "privacy/test_c
 FILTERS, LEDGER, CRASH, MECHANISM = "privacy/test_filters.py", "privacy/test_ledger.py", "privacy/test_ledger_crash.py", "privacy/test_mechanism.py"
 NOISE, QUOTE, SAMPLER, CARD = "privacy/test_noise.py", "privacy/test_quote.py", "privacy/test_sampler.py", "privacy/test_card.py"
 BUDGET, SITE, REVIEW, APP = "federation/test_budget.py", "site/test_private.py", "site/test_review.py", "coordinator/test_app.py"
-EVIL, GLM = "tasks/private/test_malicious_state.py", "tasks/private/test_private_glm.py"
+ATTACKS, GLM = "federation/test_private_attacks.py", "tasks/private/test_private_glm.py"
 STATISTICS, TRAINING = "tasks/private/test_statistics.py", "tasks/private/test_training.py"
 
 MUTANTS = [
@@ -233,13 +233,16 @@ MUTANTS = [
     Mutant("privacy/accountant.py", "dearest = max((", "dearest = min((", "a repetition at the price of the cheapest", (ACCOUNTANT, "what_spare_rounds_add")),
     Mutant(
         "federation/budget.py",
-        ", privacy.delta, spare=privacy.spare)\n    except",
-        ", privacy.delta)\n    except",
+        "privacy.eps, privacy.delta, spare=privacy.spare)",
+        "privacy.eps, privacy.delta)",
         "repeated rounds for nothing",
         (BUDGET, "noise_in_the_sum"),
     ),
+    Mutant(
+        "federation/budget.py", 'if self.terms.privacy.unit == "patient":', "if True:", "a patient who turns a site's vector round", (ATTACKS, "at_face_value")
+    ),
     Mutant("privacy/ledger.py", " + (self.spare * costliest if self.spare else 0.0)", "", "repeated rounds for nothing", (LEDGER, "reserve_charge_settle")),
-    Mutant("privacy/quote.py", "whole = accountant.with_spare(plan, spare)", "whole = plan", "a quote below the cost", (QUOTE, "spare")),
+    Mutant("privacy/quote.py", "whole = accountant.with_spare(plan, spare)", "whole = plan", "a quote below the cost", (QUOTE, "numbers_are")),
     Mutant(
         "privacy/quote.py",
         'f"{ceil(epsilon * 10**digits - 1e-4)',
@@ -314,7 +317,7 @@ MUTANTS = [
         (TRAINING, "what_is_asked_for"),
     ),
     Mutant("tasks/private/glm.py", "return self.releases(self.rounds)", "return self.releases(1)", "one round paid for", (GLM, "what_is_requested")),
-    Mutant("tasks/private/fedavg.py", "return self.releases(self.step.rounds)", "return self.releases(1)", "one round paid for", (TRAINING, "asked_for")),
+    Mutant("tasks/private/fedavg.py", "return self.releases(self.step.rounds)", "return self.releases(1)", "one round paid for", (TRAINING, "whole_sites_ask")),
     # --- the filter ---
     Mutant(
         "privacy/filters.py", '{"gdp": mu2,', '{"gdp": mu2**1.5,', "many cheap rounds for nothing", (FILTERS, "rounds_add or five_studies or admits"), core=True
@@ -520,6 +523,16 @@ MUTANTS = [
     Mutant(
         "federation/witness.py", ", digest=sha256(self.body.encode()))\n        try", ")\n        try", "a statement could be altered", (APP, "has_not_signed")
     ),
+    Mutant(
+        "site/ledgers.py", "for path in (data.source, data.mapping):", "for path in (data.source,):", "a visit for a patient", (ATTACKS, "mapping_that_makes")
+    ),
+    Mutant(
+        "site/agent.py",
+        "if answer.body is not None or private:",
+        "if answer.body is not None:",
+        "two draws of noise on one sum, one of them unpaid",
+        (ATTACKS, "before_it_is_durable"),
+    ),
     # --- the door ---
     Mutant(
         "federation/door.py",
@@ -560,10 +573,10 @@ MUTANTS = [
     ),
     Mutant(
         "federation/door.py",
-        "ledger.reserve(a.study, budget.plan, study.terms.privacy.spare,",
-        "ledger.reserve(a.study, budget.plan, 1000,",
+        "budget.priced, study.terms.privacy.spare,",
+        "budget.priced, 1000,",
         "spare rounds that nobody agreed to",
-        (BUDGET, "second_run or every_release or reserves"),
+        (BUDGET, "every_release"),
     ),
     Mutant(
         "federation/visit.py",
@@ -574,10 +587,24 @@ MUTANTS = [
     ),
     Mutant(
         "federation/visit.py",
-        "    except (LocumError, *FAILURES) as error:\n",
-        "    except LocumError as error:\n",
+        "    except Exception as error:\n        reason",
+        "    except LocumError as error:\n        reason",
         "an error tells of one patient",
         (BUDGET, "whatever_a_task"),
+    ),
+    Mutant(
+        "federation/visit.py",
+        "    _check_state(task, state, site_rng(assignment, door.site))\n",
+        "",
+        "a state that fails for one patient",
+        (ATTACKS, "infinite_coefficient or broken_state"),
+    ),
+    Mutant(
+        "federation/visit.py",
+        'memory["iteration"] = np.asarray(assignment.iteration)',
+        "pass",
+        "a state that lies about the round",
+        (ATTACKS, "lies_about_the_round"),
     ),
     Mutant(
         "federation/visit.py",
@@ -588,10 +615,16 @@ MUTANTS = [
     ),
     Mutant(
         "site/agent.py",
-        "        charge = self.door.charge(study, budget, a, ledger, requester=known.view.requester)\n        try:\n            rows = self.rows(study, known)\n",
-        "        try:\n            rows = self.rows(study, known)\n            charge = self.door.charge(study, budget, a, ledger, requester=known.view.requester)\n",
+        "        charge = self.door.charge(study, budget, a, ledger, requester=known.view.requester)\n"
+        "        try:\n            rows = self.rows(study, known)\n"
+        "        except LocumError as error:\n"
+        '            raise ReleaseDeclined("data", error.what, why=error.why, fix=error.fix) from error\n',
+        "        try:\n            rows = self.rows(study, known)\n"
+        "        except LocumError as error:\n"
+        '            raise ReleaseDeclined("data", error.what, why=error.why, fix=error.fix) from error\n'
+        "        charge = self.door.charge(study, budget, a, ledger, requester=known.view.requester)\n",
         "rows read before they are paid for",
-        (SITE, "before_rows or paid"),
+        (SITE, "before_a_row_is_read"),
     ),
     # --- the review ---
     Mutant(
@@ -685,10 +718,10 @@ MUTANTS = [
     Mutant("tasks/private/ghost.py", "    if not sound.all():", "    if False:", "NaN for one patient's sake", (TRAINING, "patient_moves")),
     Mutant(
         "tasks/private/sgd.py",
-        '    memory["recent"] = np.vstack',
-        '    if now > int(memory.get("round", np.asarray(now - 1))):\n        memory["recent"] = np.vstack',
-        "a gradient twice at one lag",
-        (TRAINING, "no_order_of_requests"),
+        " if now > last else np.empty((0, len(gradient)))",
+        "",
+        "a patient back within the band",
+        (ATTACKS, "repeated_costs_no_more or backwards"),
     ),
     Mutant(
         "tasks/private/fedavg.py",
@@ -697,7 +730,7 @@ MUTANTS = [
         "the bit for nothing",
         (TRAINING, "uses_the_whole_bound or site_moves"),
     ),
-    Mutant("tasks/private/fedavg.py", "(UPDATE / clip * float(", "(1.0 / clip * float(", "the bit for nothing", (TRAINING, "uses_the_whole_bound")),
+    Mutant("tasks/private/fedavg.py", "update / clip * (UPDATE * float(", "update / clip * (float(", "the bit for nothing", (TRAINING, "uses_the_whole_bound")),
     Mutant(
         "tasks/private/fedavg.py",
         "        if not np.isfinite(update).all():\n",

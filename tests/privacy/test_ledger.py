@@ -335,7 +335,7 @@ def test_other_data_is_refused_until_rebased(tmp_path: Path) -> None:
     with create(tmp_path) as ledger:
         ledger.reserve("s", plan(), requester="amy")
         spent = ledger.charge("s", "r", 0, "fit", 0).cost
-    with pytest.raises(LedgerError, match="rebase"):
+    with pytest.raises(LedgerError, match="accept"):
         reopen(tmp_path, data_sha256=OTHER)
     with reopen(tmp_path) as ledger:
         ledger.rebase(OTHER)

@@ -129,3 +129,13 @@ def test_too_few_sites_and_bad_names() -> None:
 def test_bad_plan(change: dict, says: str) -> None:
     with pytest.raises(ManifestError, match=says):
         simulate(study(**change), SITES)
+
+
+def test_a_patient_column_is_given_as_such() -> None:
+    step = {"name": "m", "task": "moments", "variables": ["x"]}
+    variables = {"x": {}, "who": {"type": "integer", "role": "patient"}}
+    asked = Study.parse({"name": "t", "data": {"variables": variables}, "terms": {"privacy": "none"}, "plan": [step]})
+    sites = {f"s{i}": Rows.of({"x": [1.0, 2.0], "who": [7, 7]}) for i in range(5)}
+    with pytest.raises(ManifestError, match="as a column of numbers"):
+        simulate(asked, sites)
+    simulate(asked, {name: Rows.of({"x": [1.0, 2.0]}, patient=[7, 7]) for name in sites})

@@ -30,6 +30,15 @@ def die(self, *given, **named):
     return protect(self, *given, **named)
 Door.protect = die
 """
+READER = """
+import os, signal
+from locum.site.agent import Agent
+begin = Agent.__init__
+def watched(self, *given, **named):
+    begin(self, *given, **named)
+    self.rows = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+Agent.__init__ = watched
+"""
 ROWS = "x\n" + "".join(f"{v!r}\n" for v in np.random.default_rng(1).normal(size=300).tolist())
 
 
@@ -103,6 +112,17 @@ def test_a_site_killed_after_it_paid_pays_once_and_goes_on(federation: Any, stud
     assert vectors(sites[0]) == charged(sites[0])
     assert len(set(charged(sites[0]))) == len(charged(sites[0]))
     assert [r.summed for r in federation.client.rounds(run) if r.status == "closed"] == [5, 5]
+
+
+def test_a_round_is_paid_for_before_a_row_is_read(federation: Any, study: Any, sites: list[Path], tmp_path: Path) -> None:
+    """The site dies in the very moment in which it would read its table."""
+    reader = tmp_path / "reader.py"
+    reader.write_text(READER)
+    run = federation.submit(private(study, "read", deadline_s=30.0), sites)
+    with federation.serve(sites[1:]), federation.process_of(sites[0], reader) as victim:
+        assert victim.process.wait(30) == -9
+    assert charged(sites[0]) == [(run, 0, "h")]
+    assert vectors(sites[0]) == []
 
 
 def test_a_study_that_would_overspend_is_refused_at_review(federation: Any, study: Any, sites: list[Path]) -> None:

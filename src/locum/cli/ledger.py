@@ -53,7 +53,9 @@ def accept(data: Data = None, folder: Folder = FOLDER, as_json: Json = False) ->
     if as_json:
         emit({"data_sha256": sha256})
     else:
-        console().print(f"The ledger now stands for the table with SHA-256 {sha256}. What was spent stays spent.", markup=False)
+        console().print(
+            f"The ledger now stands for the table and its mapping as they are (fingerprint {sha256[:16]}). What was spent stays spent.", markup=False
+        )
 
 
 @app.command()

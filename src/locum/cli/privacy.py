@@ -17,14 +17,17 @@ def quote(file: Annotated[Path, typer.Argument(help="The study file.")], as_json
     """What a study promises to each patient (eps, delta, and in words), how much noise that is, and what would lower it most."""
     import json
 
-    from locum.federation.budget import quote_of
+    from locum.federation.budget import caveats, quote_of
     from locum.study import Study
 
-    found = quote_of(Study.load(file))
+    study = Study.load(file)
+    found, warned = quote_of(study), caveats(study)
     if as_json:
-        emit(json.loads(found.to_json()))
-    else:
-        console().print(found.text(), markup=False)
+        emit({**json.loads(found.to_json()), "caveats": list(warned)})
+        return
+    console().print(found.text(), markup=False)
+    for text in warned:
+        console().print(f"Note: {text}", markup=False, style="yellow")
 
 
 @app.command()

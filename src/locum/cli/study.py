@@ -97,10 +97,12 @@ def new(
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="The study file.")], as_json: Json = False) -> None:
     """Check a study: keys, names, units, the plan. Prints its digest, which is what sites approve."""
+    from locum.federation.budget import budget_of
     from locum.study import Study
     from locum.tasks import build_plan
 
     study = Study.load(file)
+    budget_of(study)
     steps = [{"step": t.step.name, "task": t.kind, "reads": list(t.reads()), "leaves": t.leaves()} for t in build_plan(study)]  # type: ignore[attr-defined]
     if as_json:
         emit({"name": study.name, "digest": study.digest, "protection": study.terms.protection(), "steps": steps})

@@ -13,6 +13,7 @@ from locum.coordinator.parties import Party
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.tables import decisions, inbox, parties, rounds, runs, studies
 from locum.errors import Conflict, ManifestError, NotFound
+from locum.federation.budget import budget_of
 from locum.federation.envelope import Envelope
 from locum.federation.runner import Cursor
 from locum.study.manifest import Study
@@ -29,7 +30,7 @@ def parse_study(manifest: str) -> Study:
 def submit(store: Store, party: Party, body: bytes, envelope_text: str, request: str) -> str:
     """Record a study and start waiting for approvals; the study's digest. Repeating it changes nothing. Raises `ManifestError`."""
     study = Study.from_json(body)
-    build_plan(study)
+    budget_of(study, build_plan(study))
     if study.canonical != body:
         raise ManifestError(
             "The study is not in canonical form.", why="Its digest here would differ from the one that was signed.", fix="update both sides to the same release"

@@ -40,6 +40,15 @@ class Budget:
     plan: Plan
     terms: Terms
 
+    @property
+    def priced(self) -> Plan:
+        """The plan as a ledger of patients has to price it: under a promise to sites a patient may turn the site's clipped vector round,
+        which moves the sum by two clips instead of one.
+        """
+        if self.terms.privacy.unit == "patient":
+            return self.plan
+        return Plan(tuple(replace(r, multiplier=r.multiplier / 2.0) for r in self.plan.releases))
+
     def release(self, step: int) -> Release:
         return self.plan.releases[step]
 
@@ -85,13 +94,18 @@ def budget_of(study: Study, tasks: Sequence[Task] | None = None) -> Budget | Non
     if study.digest in _known:
         _known.move_to_end(study.digest)
         return _known[study.digest]
-    requests = [replace(_request(task), noise=privacy.noise) for task in (tasks or build_plan(study))]
+    tasks = tasks or build_plan(study)
+    requests = [replace(_request(task), noise=privacy.noise) for task in tasks]
     try:
         plan = calibrate(requests, privacy.eps, privacy.delta, spare=privacy.spare)
-    except LocumError as error:
-        raise ManifestError(f"The study's privacy cannot be had: {error.what}", why=error.why, fix=error.fix) from error
-    plan = Plan(tuple(replace(r, multiplier=_rounded_up(r.multiplier)) for r in plan.releases))
-    _known[study.digest] = budget = Budget(plan, study.terms)
+        budget = Budget(Plan(tuple(replace(r, multiplier=_rounded_up(r.multiplier)) for r in plan.releases)), study.terms)
+        for step, task in enumerate(tasks):
+            budget.mechanism(step, task.layout({}))
+    except (LocumError, ArithmeticError) as error:
+        known = error if isinstance(error, LocumError) else LocumError("the numbers are out of all proportion.")
+        fix = known.fix or "ask for another eps, fewer rounds, or shares of one size"
+        raise ManifestError(f"The study's privacy cannot be had: {known.what}", why=known.why, fix=fix) from error
+    _known[study.digest] = budget
     while len(_known) > _KEPT:
         _known.popitem(last=False)
     return budget
@@ -113,6 +127,19 @@ def quote_of(study: Study) -> Quote:
         unit="site" if terms.privacy.unit == "site" else "patient",
         spare=terms.privacy.spare,
     )
+
+
+def caveats(study: Study) -> tuple[str, ...]:
+    """What somebody should know before relying on the promise, in sentences; empty if there is nothing."""
+    terms, out = study.terms, []
+    usual = terms.model_copy(update={"privacy": terms.privacy.model_copy(update={"honest": None})}).honest
+    if terms.privacy.unit == "patient" and all(v.role != "patient" for v in study.data.variables.values()):
+        out.append("The contract names no patient variable: each row counts as a patient, so that one with m records is protected m times less.")
+    if terms.honest > usual:
+        out.append(
+            f"The noise is calibrated to {terms.honest} honest sites of {terms.min_cohort}; unless a study says so it is {usual}. Fewer may collude than usual."
+        )
+    return tuple(out)
 
 
 def _request(task: Task) -> Request:

@@ -25,6 +25,7 @@ from locum.federation.envelope import Envelope
 from locum.federation.identity import Identity
 from locum.federation.summation import WEIGHT, encoding_of, rounding_key, wire_layout
 from locum.federation.wire import Assignment
+from locum.privacy.errors import PrivacyError
 from locum.privacy.ledger import Charge, Ledger
 from locum.secagg import masks
 from locum.secagg.encoding import Encoding
@@ -158,7 +159,7 @@ class Door:
             raise ReleaseDeclined("budget", "There is no ledger to charge.", fix="approve the study again: that opens one")
         a = assignment
         try:
-            ledger.reserve(a.study, budget.plan, study.terms.privacy.spare, requester=requester)
+            ledger.reserve(a.study, budget.priced, study.terms.privacy.spare, requester=requester)
             return ledger.charge(a.study, a.run, a.seq, study.plan[a.step].name, a.iteration)
         except LocumError as error:
             raise ReleaseDeclined("budget", error.what, why=error.why, fix=error.fix) from error
@@ -186,7 +187,7 @@ class Door:
                     code, f"Fewer than {minimum} patients stand behind this answer.", fix="nothing to do: the round goes on without this site"
                 )
             return self._encode(contribution, layout, assignment, terms)
-        except (TaskError, EncodingError) as error:
+        except (TaskError, EncodingError, PrivacyError) as error:
             raise ReleaseDeclined("task", error.what, why=error.why, fix=error.fix) from error
 
     def release(

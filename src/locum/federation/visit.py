@@ -10,11 +10,15 @@ from locum.federation.budget import Budget
 from locum.federation.door import Door, ReleaseDeclined
 from locum.federation.runner import site_rng
 from locum.federation.wire import Assignment
+from locum.privacy.sampler import FixedOrder
 from locum.study.manifest import Terms
 from locum.study.vector import Bound, Contribution, Layout
 from locum.tasks import Memory, State, Task
+from locum.tasks.design import midpoint
 
-FAILURES = (ArithmeticError, ValueError, KeyError, IndexError, MemoryError)
+FAILURES = (ArithmeticError, ValueError, TypeError, AttributeError, KeyError, IndexError, MemoryError)
+MADE_UP = (41, 98)
+"""Rows of two public tables by which a state is tried: of different lengths, in every part of a split."""
 
 
 def visit(
@@ -35,21 +39,46 @@ def visit(
         raise ReleaseDeclined("data", error.what, why=error.why, fix=error.fix) from error
     except FAILURES as error:
         raise ReleaseDeclined("internal", f"The task failed with {type(error).__name__}.", fix="see this site's own log") from error
+    _check_state(task, state, site_rng(assignment, door.site))
+    if isinstance(budget.release(assignment.step).sampler, FixedOrder):
+        memory["iteration"] = np.asarray(assignment.iteration)  # which the ledger has priced; the state may say anything
     return _private(task, state, door.sample(rows, budget, assignment), memory, site_rng(assignment, door.site), layout, terms), layout
 
 
-def _private(task: Task, state: State, rows: Rows, memory: Memory, rng: np.random.Generator, layout: Layout, terms: Terms) -> Contribution:
-    """A visit that answers whatever happens: that this site declined, for a row's sake, would say something about that row.
+def _check_state(task: Task, state: State, rng: np.random.Generator) -> None:
+    """Decline a state that no honest coordinator sends, before any row is looked at: so that what a visit does never hangs on a row.
 
-    The coordinator chooses the state, and could choose one that fails for a single patient. What fails here adds nothing but noise; the
-    site's own release log says so.
+    Every number is finite, and the task can visit made-up rows with it, whatever their number.
+    """
+    wrong = [name for name, array in state.items() if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and not np.isfinite(array).all())]
+    if wrong:
+        raise ReleaseDeclined("task", f"The global state's '{wrong[0]}' is not of finite numbers.", why="The coordinator sent a state that no run has.")
+    try:
+        with np.errstate(all="ignore"):
+            for count in MADE_UP:
+                task.visit(state, _made_up(task, count), {"iteration": np.asarray(0)}, rng)
+    except Exception as error:
+        what = error.what if isinstance(error, LocumError) else f"It fails with {type(error).__name__}."
+        raise ReleaseDeclined("task", f"The task cannot use the global state that it was sent. {what}") from error
+
+
+def _made_up(task: Task, count: int) -> Rows:
+    """Rows that say nothing: each variable at the middle of its declared range."""
+    variables = task.study.data.variables  # type: ignore[attr-defined]
+    return Rows.of({name: np.full(count, midpoint(v)) for name, v in variables.items() if v.role != "patient"}, patient=[f"made up {i}" for i in range(count)])
+
+
+def _private(task: Task, state: State, rows: Rows, memory: Memory, rng: np.random.Generator, layout: Layout, terms: Terms) -> Contribution:
+    """A visit that answers whatever happens, for that this site declined would say something about a row.
+
+    After `_check_state` nothing should fail; what does adds nothing but noise, and the site's own release log says so.
     """
     try:
         with np.errstate(all="ignore"):
             contribution = task.visit(state, rows, memory, rng)
         layout.check(contribution.vector)
         return contribution
-    except (LocumError, *FAILURES) as error:
+    except Exception as error:
         reason = error.what if isinstance(error, LocumError) else type(error).__name__
         bound = Bound("l2", 1.0, "site" if terms.privacy.unit == "site" else "patient")
         return Contribution(layout.zeros(), rows.patients, f"noise alone, for the task failed here: {reason}", bound=bound)

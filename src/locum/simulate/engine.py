@@ -69,6 +69,14 @@ def simulate(
         raise ManifestError(f"'{bad[0]}' is not a site name.", fix="use lower-case letters, digits, '-', '_' and '.'")
     if len(sites) < study.terms.min_cohort:
         raise RunFailed(f"{len(sites)} sites were given; the study's minimum cohort is {study.terms.min_cohort}.", fix="add sites, or lower terms.min_cohort")
+    for role in (n for n, v in study.data.variables.items() if v.role == "patient"):
+        given = [name for name, rows in sites.items() if role in rows.columns]
+        if given:
+            raise ManifestError(
+                f"The rows of '{given[0]}' have '{role}' as a column of numbers.",
+                why="It says whose row each is; without that, a patient's records would count as so many patients.",
+                fix="give it apart: Rows.of(columns, patient=[...])",
+            )
     runner = Runner(study, run=f"simulation-{secrets.token_hex(8)}", cursor=Cursor())
     port = _InProcess(runner, sites, policy or SitePolicy(min_cohort=study.terms.min_cohort), ledgers, entropy, on_round)
     drive(runner, port)
@@ -145,5 +153,5 @@ def _ledger(site: str, study: Study) -> Ledger:
     budget = budget_of(study)
     sampled = budget is not None and (budget.plan.amplified or budget.plan.skellam)
     law = Filter("rdp", 4) if sampled else Filter("gdp")
-    room = 4 * privacy.eps + 8.0  # a filter that is ready for anything counts more than the plan that is known in advance
+    room = min(4 * privacy.eps + 8.0, 1000.0)  # a filter that is ready for anything counts more than the plan that is known in advance
     return Ledger.in_memory(site=site, dataset="simulation", data_sha256="0" * 64, unit=privacy.unit, eps=room, delta=privacy.delta, filter=law)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from locum.errors import LocumError
-from locum.federation.budget import budget_of, quote_of
+from locum.federation.budget import budget_of, caveats, quote_of
 from locum.federation.witness import LedgerHead
 from locum.privacy.ledger import Ledger, WhatIf
 from locum.privacy.quote import Quote, up
@@ -23,6 +23,7 @@ class Cost:
     """
 
     quote: Quote
+    caveats: tuple[str, ...]
     ledger: WhatIf | None
     known: bool
     new: bool
@@ -31,6 +32,7 @@ class Cost:
     def lines(self) -> tuple[str, ...]:
         q = self.quote
         out = [f"eps {up(q.epsilon)}, delta {q.delta:g} for each {q.unit}, over the whole study; at the coordinator and wherever its model goes", q.sentence]
+        out += [f"WARN: {text}" for text in self.caveats]
         if self.known:
             out.append("the ledger of this data set holds the study already: nothing more is set aside")
         elif self.ledger:
@@ -44,7 +46,7 @@ def cost_of(store: Store, study: Study, name: str, site: str, terms: LedgerTerms
     stated about its ledgers. Raises `LocumError`.
     """
     data = next(d for d in store.data() if d.name == name)
-    shown, budget = quote_of(study), budget_of(study)
+    shown, budget, warned = quote_of(study), budget_of(study), caveats(study)
     if budget is None:
         raise LocumError("The study's sums are exact: they cost no budget, and protect nobody.")
     with SiteLedgers(store, site) as ledgers:
@@ -56,17 +58,17 @@ def cost_of(store: Store, study: Study, name: str, site: str, terms: LedgerTerms
                 ledger.check_witness(heads[name].n, heads[name].hash)
             mine = next((s for s in ledger.studies() if s.study == study.digest), None)
             if mine and mine.settled:
-                return Cost(shown, None, True, new, "The study is settled in the ledger: it can be charged nothing more. Ask for a new study.")
+                return Cost(shown, warned, None, True, new, "The study is settled in the ledger: it can be charged nothing more. Ask for a new study.")
             known = mine is not None
-            what = None if known else ledger.what_if(budget.plan, study.terms.privacy.spare)
+            what = None if known else ledger.what_if(budget.priced, study.terms.privacy.spare)
         except LocumError as error:
-            return Cost(shown, None, False, new, f"{error.what} {error.fix}".strip())
+            return Cost(shown, warned, None, False, new, f"{error.what} {error.fix}".strip())
         problem = ""
         if what and not what.fits:
             left = ledger.balance()
             held = f"eps {left.eps_held:.3g} of {left.eps:g} is spent or set aside"
             problem = f"The budget of '{name}' does not cover it: {held}; with the study it would be {what.eps_after:.3g}."
-        return Cost(shown, what, known, new, problem)
+        return Cost(shown, warned, what, known, new, problem)
 
 
 def _fresh(site: str, name: str, terms: LedgerTerms) -> Ledger:

@@ -27,7 +27,7 @@ CONFIG = "site.toml"
 _TEMPLATE = """# This site's own rules. The stricter of these and a study's terms holds.
 [policy]
 min_cohort = {min_cohort}      # smallest number of sites that one sum may be over
-min_rows = {min_rows}        # fewest patients behind an answer
+min_rows = {min_rows}        # fewest patients behind an answer without noise
 allow_clear = {allow_clear}  # whether updates may leave in clear text, visible to the coordinator
 exact = "{exact}"       # sums without noise: "ask" wants `approve --exact`, "never" refuses them, "allow" asks nothing
 

@@ -106,7 +106,7 @@ class SiteLedgers:
                 sha256 = fingerprint(data)
                 if kept is None or kept.sha256 != sha256:
                     if kept:
-                        kept.ledger.close()
+                        self._open.pop(data.name).ledger.close()
                     kept = _Open(Ledger.open(self.folder, site=self.site, dataset=data.name, data_sha256=sha256), now, sha256)
                 kept.stamp = now
                 self._open[data.name] = kept
@@ -163,9 +163,13 @@ class SiteLedgers:
 
 
 def fingerprint(data: DataSet) -> str:
-    """SHA-256 of a data set's file. Raises `DataError`."""
+    """SHA-256 of a data set's file and of its mapping, which says which column tells the patients apart. Raises `DataError`."""
     try:
-        with Path(data.source).open("rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest()
+        whole = hashlib.sha256()
+        for path in (data.source, data.mapping):
+            if path:
+                with Path(path).open("rb") as f:
+                    whole.update(hashlib.file_digest(f, "sha256").digest())
+        return whole.hexdigest()
     except OSError as error:
         raise DataError(f"The table of '{data.name}' cannot be read: {error.strerror}.", fix="add the data set again") from None

@@ -207,7 +207,7 @@ def _set_aside(folder: Path, store: Store, known: KnownStudy, data: str) -> None
     chosen = next(d for d in store.data() if d.name == data)
     with SiteLedgers(store, Membership.load(folder).name) as ledgers:
         ledger = ledgers.open(chosen) if ledgers.exists(chosen) else ledgers.create(chosen, load_config(folder).privacy, stated_heads(folder) or {})
-        ledger.reserve(study.digest, budget.plan, study.terms.privacy.spare, requester=known.view.requester)
+        ledger.reserve(study.digest, budget.priced, study.terms.privacy.spare, requester=known.view.requester)
 
 
 def _review(store: Store, known: KnownStudy, config: SiteConfig, data: str | None, site: str, heads: Mapping[str, LedgerHead], *, masks: bool) -> Review:

@@ -88,7 +88,7 @@ def statement(folder: Path, data: str | None, study: Study | None = None) -> Sta
             lines=tuple(LedgerLine(x.n, x.time, type(x.entry).__name__.lower(), _details(x.entry)) for x in ledger.lines()),
             head=head,
             witness=_witnessed(folder, chosen.name, ledger),
-            what_if=ledger.what_if(budget.plan, study.terms.privacy.spare) if study and budget else None,
+            what_if=ledger.what_if(budget.priced, study.terms.privacy.spare) if study and budget else None,
         )
 
 

@@ -56,6 +56,13 @@ class DataSpec(Document):
     variables: dict[VariableName, Variable] = Field(min_length=1, max_length=4096)
     split: Split = Split()
 
+    @model_validator(mode="after")
+    def _one_patient(self) -> Self:
+        names = [n for n, v in self.variables.items() if v.role == "patient"]
+        if len(names) > 1:
+            raise ValueError(f"'{names[0]}' and '{names[1]}' both have the role of patient: one variable says whose row it is")
+        return self
+
 
 class Masking(Document):
     """How updates are masked (secure aggregation FSA-1, docs/secagg.md). Approved with the study: nobody lowers it later.
@@ -96,7 +103,7 @@ class Privacy(Document):
     """
 
     unit: Literal["patient", "site", "none"] = "patient"
-    eps: Annotated[float, Field(gt=0)] = 3.0
+    eps: Annotated[float, Field(gt=0, le=100)] = 3.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     patients: Annotated[int, Field(ge=1, le=10**9)] | None = None
     honest: Annotated[int, Field(ge=1)] | None = None
@@ -110,6 +117,8 @@ class Privacy(Document):
         """Whoever writes anything about privacy writes eps and delta; `privacy = "none"` is short for unit = "none"."""
         if value == "none":
             return {"unit": "none"}
+        if isinstance(value, str):
+            raise ValueError("write privacy = 'none' for exact sums, or a table [terms.privacy] with eps, delta and patients")
         if isinstance(value, dict) and value and value.get("unit") != "none":
             missing = [key for key in ("eps", "delta") if value.get(key) is None]
             if missing:
@@ -165,6 +174,8 @@ class Terms(Document):
         if honest is not None and honest > self.most_honest:
             where = f"min_cohort is {self.min_cohort}" if self.aggregation == "masked" else "in clear text each site's noise stands alone"
             raise ValueError(f"privacy.honest ({honest}) is more than any sum is guaranteed to hold: {where}")
+        if self.privacy.unit == "site" and self.privacy.delta > DELTA_SHARE / self.min_cohort:
+            raise ValueError(f"privacy.delta = {self.privacy.delta:g} is above 0.1 / min_cohort = {DELTA_SHARE / self.min_cohort:.2g}")
         if self.privacy.unit == "site" and self.min_cohort < LEAST_SITES:
             raise ValueError(f"privacy.unit = 'site' needs min_cohort of at least {LEAST_SITES}: a few sites cannot hide among each other")
         return self

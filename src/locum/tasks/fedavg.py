@@ -38,7 +38,7 @@ class FedAvgParams(TrainingParams):
     l2: Annotated[float, Field(ge=0)] = 0.0
     server_rate: Annotated[float, Field(gt=0)] = 1.0
     by: Literal["patients", "sites"] | None = None
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    clip: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
 
 
 class Averaging(Training[FedAvgParams]):

@@ -85,10 +85,10 @@ class SGDParams(TrainingParams):
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     l2: Annotated[float, Field(ge=0)] = 0.0
     order: Literal["poisson", "fixed"] = "poisson"
-    sample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    sample: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
     batches: Annotated[int, Field(ge=2, le=100_000)] | None = None
     band: Annotated[int, Field(ge=1)] | None = None
-    clip: Annotated[float, Field(gt=0)] | None = None
+    clip: Annotated[float, Field(ge=1e-9, le=1e9)] | None = None
 
     @model_validator(mode="after")
     def _one_order(self) -> Self:

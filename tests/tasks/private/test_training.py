@@ -179,6 +179,13 @@ def test_a_clipped_patient_counts_exactly_one() -> None:
     assert np.linalg.norm(vector["gradient"]) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_patient_of_whom_the_intercept_alone_is_left_counts_one_too() -> None:
+    """In the middle of every range a row is zero but for its 1, whose part of the gradient the norm must not forget."""
+    columns = {"age": [60.0, 60.0], "dose": [1.0, 1.0], "kind": [0.0, 0.0], "died": [1.0, 1.0], "stay": [1.0, 1.0]}
+    vector = task_of(clip=0.01).visit({}, Rows.of(columns), {}, RNG).vector
+    assert np.linalg.norm(vector["gradient"]) == pytest.approx(2.0, abs=1e-5)
+
+
 def test_unusable_rows_add_nothing_and_nothing_is_said() -> None:
     task, columns = task_of(), data(12)
     good = flat(task.visit({}, Rows.of({k: v[4:] for k, v in columns.items()}), {}, RNG).vector)

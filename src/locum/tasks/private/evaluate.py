@@ -78,8 +78,7 @@ class PrivateEvaluateBinary(PrivateTask[PrivateEvaluateParams]):
         rows, bins = of_part(self, rows, self.params.part), self.params.bins
         cells = np.full(len(rows), 2 * bins, dtype=np.int64)
         usable: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(rows.matrix(self.reads())), axis=1)
-        if usable.any():
-            cells[usable] = self._cells(state, rows.take(usable))
+        cells[usable] = self._cells(state, rows.take(usable))
         counts = cell_sums(cells, rows.codes, 2 * bins + 1)
         return self.addend({"positive": counts[:bins], "negative": counts[bins:-1], "left_out": np.asarray(counts[-1])}, rows.patients)
 

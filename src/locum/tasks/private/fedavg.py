@@ -36,6 +36,8 @@ UPDATE = math.sqrt(0.95)
 BIT = 2.0 * math.sqrt(1.0 - UPDATE**2)
 """b: the bit's part is b/2 or -b/2."""
 _MARGIN = 1.0 - 2.0**-20
+LEAST_CLIP = 1e-100
+"""The clip comes with the state: below this the arithmetic of dividing by it has no digits left."""
 
 
 @register_private
@@ -63,7 +65,7 @@ class PrivateFedAvg(Averaging, PrivateTraining):
 
     def clip(self, state: State) -> float:
         """C_t, the norm of an update that is released as a."""
-        return float(state.get(self.key("clip"), np.asarray(self.params.clip)))
+        return max(LEAST_CLIP, float(state.get(self.key("clip"), np.asarray(self.params.clip))))
 
     def visit(self, state: State, rows: Rows, memory: Memory, rng: np.random.Generator) -> Contribution:
         batch, clip = self.prepare(state, rows), self.clip(state)
@@ -73,7 +75,7 @@ class PrivateFedAvg(Averaging, PrivateTraining):
         with np.errstate(over="ignore"):
             norm = float(np.linalg.norm(update))
         small = np.asarray(BIT * _MARGIN * (float(norm <= clip) - 0.5))
-        vector = {"update": update * (UPDATE / clip * float(factors([norm], clip)[0])), "small": small}
+        vector = {"update": update / clip * (UPDATE * float(factors([norm / clip])[0])), "small": small}
         return Contribution(vector, batch.patients, self.leaves(), bound=Bound("l2", 1.0, "site"))
 
     def combine(self, state: State, total: Total) -> State:

@@ -38,7 +38,7 @@ def clipped_gradient(trace: Trace, codes: Ints, clip: float, *, first: Floats | 
     """
     with np.errstate(over="ignore", invalid="ignore"):
         squares = patient_squares(trace, codes, first=first, several=several)
-        weights = (factors(np.sqrt(squares), clip) / clip)[codes]
+        weights = (factors(np.sqrt(squares) / clip) / clip)[codes]
     sound = weights > 0.0
     if not sound.all():  # 0 times infinity is not 0: rows that add nothing are left out
         return trace.take(sound).gradient(weights[sound])

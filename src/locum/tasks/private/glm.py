@@ -66,7 +66,7 @@ class PrivateLinearParams(GLMParams):
     """radius: R, the length of a row that about fits a patient's bound (default: from the design). split: b^2, the information's share of
     the bound. tolerance is not used: the number of rounds is fixed in advance."""
 
-    radius: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    radius: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
     split: Annotated[float, Field(ge=0.01, le=0.8)] = 0.2
 
 
@@ -210,7 +210,11 @@ class PrivateGLM(PrivateTask[Any], GLM):
         w = factors(bound, math.sqrt(1.0 - COUNT**2))
         each = w[codes]
         packed = _pack((x * (each * v)[:, None]).T @ x) * self.b / self.peak / self.radius**2
-        return each, {"information": packed, "squared": np.asarray(SQUARED * float(w**2 @ h)), "patients": np.asarray(COUNT * len(w))}
+        return each, {
+            "information": packed,
+            "squared": np.asarray(SQUARED * float(np.where(w > 0.0, w**2 * h, 0.0).sum())),
+            "patients": np.asarray(COUNT * len(w)),
+        }
 
     def score(self, x: Floats, residual: Floats) -> Floats:
         return np.asarray(x.T @ residual * self.a / self.radius)
@@ -269,7 +273,7 @@ class PrivateLogistic(PrivateGLM, Logistic):
         eta = linear_predictor(x, self.at(state))
         mu = expit(eta)
         w, fixed = self.weigh(expit(np.abs(eta)), mu * expit(-eta), x, codes)
-        return {"gradient": self.score(x, w * (y - mu)), **fixed}
+        return {"gradient": self.score(x, np.where(w > 0.0, w * (y - mu), 0.0)), **fixed}
 
 
 @register_private

@@ -6,8 +6,7 @@ Pseudocode     site:         g = sum over patients of their gradient (all their 
                coordinator:  x_t = y_t + noise; fixed order: x_t <- x_t - sum over j >= 1 of c_j x_(t-j);   then the step of `tasks.sgd` along
                              C sqrt(p) x_t / (sampled share * patients), `patients` being the study's planning figure
 Postcondition  a patient moves the release of a round in which they are drawn by at most 1. In fixed order they move the following band - 1
-               releases by c_1, c_2, ... of that and no others: whatever the coordinator asks, no gradient is released twice at one lag, or at
-               an earlier one after a later one
+               releases by c_1, c_2, ... of that and no others, and their rounds' windows do not overlap, whatever the coordinator asks
 Source         Abadi et al. (2016), CCS, algorithm 1; Kairouz et al. (2021), ICML (DP-FTRL); Choquette-Choo et al. (2023), NeurIPS, banded
                matrices; Kalinin and Lampert (2024), NeurIPS (BSR); for the average see `tasks.sgd`
 
@@ -153,7 +152,7 @@ class PrivateSGD(Descent, PrivateTraining):
         trace = self.network.trace(self.theta(state), batch.x, batch.y)
         gradient = clipped_gradient(trace, batch.codes, self.unit, first=batch.squares, several=batch.several)
         if self._band > 1:
-            gradient = correlated(memory, gradient, self.round(state), self._band)
+            gradient = correlated(memory, gradient, int(memory.get("iteration", np.asarray(self.round(state)))), self._band)
         return self.addend({"gradient": gradient}, batch.patients)
 
     def combine(self, state: State, total: Total) -> State:
@@ -175,13 +174,15 @@ class PrivateSGD(Descent, PrivateTraining):
 def correlated(memory: Memory, gradient: Floats, now: int, band: int) -> Floats:
     """The release of round `now` in fixed order, and the memory for the rounds that follow.
 
-    A round that this site missed counts as one in which it had no patients; that the earlier gradients' terms are missing from that
-    release acts like noise of their size, and fades. Lags only grow: a coordinator that asks for a round
-    again, or for an earlier one, gets the earlier gradients at the next lag, for at the same lag one patient would count twice.
+    now: the iteration by which the caller chose the batch and the ledger set the price. A round that this site missed counts as one in
+    which it had no patients; that the earlier gradients' terms are missing from that release acts like noise of their size, and fades.
+    A round that is asked again, or an earlier one, begins anew: no earlier gradient comes along, so that the windows of one patient's
+    rounds never overlap, whatever is asked.
     """
-    kept = np.asarray(memory.get("recent", np.empty((0, len(gradient)))), dtype=np.float64)
-    missed = min(max(now - int(memory.get("round", np.asarray(now - 1))) - 1, 0), band - 1)
-    past = np.vstack([kept, np.zeros((missed, len(gradient)))])
+    last = int(memory.get("round", np.asarray(-1)))
+    recent = np.asarray(memory.get("recent", np.empty((0, len(gradient)))), dtype=np.float64) if now > last else np.empty((0, len(gradient)))
+    missed = min(now - last - 1, band - 1) if len(recent) else 0
+    past = np.vstack([recent, np.zeros((max(missed, 0), len(gradient)))])
     memory["recent"] = np.vstack([past, gradient])[1 - band :]
-    memory["round"] = np.asarray(max(now, int(memory.get("round", np.asarray(now)))))
+    memory["round"] = np.asarray(now)
     return correlate(list(past), gradient, band)
