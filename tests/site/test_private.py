@@ -228,6 +228,10 @@ def test_the_same_table_under_two_names_has_one_ledger(federation: Any, study: A
     federation.client.submit(other)
     with pytest.raises(LocumError, match="is the table that 'main' is"):
         decide(sites[0], other.digest, approve=True, data="copy")
+    (sites[0] / "map.toml").write_text('[columns]\nx = "x"\n')  # another mapping makes no other patients of them
+    add_data(sites[0], "mapped", sites[0] / "copy.csv", sites[0] / "map.toml")
+    with pytest.raises(LocumError, match="is the table that 'main' is"):
+        decide(sites[0], other.digest, approve=True, data="mapped")
 
 
 def test_a_table_that_has_had_a_ledger_and_its_newer_extract_have_no_second_one(federation: Any, study: Any, sites: list[Path]) -> None:

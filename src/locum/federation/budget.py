@@ -136,9 +136,7 @@ def caveats(study: Study) -> tuple[str, ...]:
     if terms.privacy.unit == "patient" and all(v.role != "patient" for v in study.data.variables.values()):
         out.append("The contract names no patient variable: each row counts as a patient, so that one with m records is protected m times less.")
     if terms.honest > usual:
-        out.append(
-            f"The noise is calibrated to {terms.honest} honest sites of {terms.min_cohort}; unless a study says so it is {usual}. Fewer may collude than usual."
-        )
+        out.append(f"The noise is calibrated to {terms.honest} honest sites of {terms.min_cohort}, not to {usual} as is usual: fewer may collude.")
     return tuple(out)
 
 

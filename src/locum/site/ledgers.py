@@ -119,7 +119,7 @@ class SiteLedgers:
         self.check_new(data, heads)
         sha256 = fingerprint(data)
         for other in self.store.data():
-            if other.name != data.name and self.exists(other) and sha256 in self._hashes(other):
+            if other.name != data.name and self.exists(other) and (sha256 in self._hashes(other) or _same_table(data, other)):
                 raise LedgerError(
                     f"'{data.name}' is the table that '{other.name}' is, or was.",
                     why="A second ledger for the same patients would spend what they have twice.",
@@ -163,13 +163,22 @@ class SiteLedgers:
 
 
 def fingerprint(data: DataSet) -> str:
-    """SHA-256 of a data set's file and of its mapping, which says which column tells the patients apart. Raises `DataError`."""
+    """SHA-256 over a data set's file and its mapping, which says what tells the patients apart. Raises `DataError`."""
+    parts = [_sha256(data, path) for path in (data.source, data.mapping) if path]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _sha256(data: DataSet, path: str) -> str:
     try:
-        whole = hashlib.sha256()
-        for path in (data.source, data.mapping):
-            if path:
-                with Path(path).open("rb") as f:
-                    whole.update(hashlib.file_digest(f, "sha256").digest())
-        return whole.hexdigest()
+        with Path(path).open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"The table of '{data.name}' cannot be read: {error.strerror}.", fix="add the data set again") from None
+        raise DataError(f"The files of '{data.name}' cannot be read: {error.strerror}.", fix="add the data set again") from None
+
+
+def _same_table(one: DataSet, other: DataSet) -> bool:
+    """Whether two data sets are of one file now, whatever their mappings say."""
+    try:
+        return _sha256(one, one.source) == _sha256(other, other.source)
+    except DataError:
+        return False
