@@ -39,7 +39,7 @@ def test_the_model_is_the_simulated_one(federation, walk, rows, size) -> None:
     view = ended_as_simulated(f, study, rows, run)
     seen = f.investigator.get(f"/v1/runs/{run}/rounds", list[RoundView])
     assert [(r.seq, r.step, r.status, r.asked, r.answered) for r in seen] == [(i, "walk", "closed", 4, 4) for i in range(3)]
-    assert view.protection == "updates: clear text, visible to the coordinator"
+    assert view.protection == "updates: clear text, visible to the coordinator; no noise: the sums are exact"
     end = time.monotonic() + 5
     while leftovers(f) and time.monotonic() < end:
         time.sleep(0.05)

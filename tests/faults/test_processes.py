@@ -33,7 +33,7 @@ def test_demo(tmp_path: Path, expected: str, fault: str | None) -> None:
     assert answer["max_abs_diff_vs_pooled"] <= 1e-6
     assert abs(answer["concordance"]["federated"] - answer["concordance"]["pooled"]) <= answer["concordance"]["federated_error_bound"] + 1e-12
     assert answer["concordance"]["within_sites"]["federated"] == pytest.approx(answer["concordance"]["within_sites"]["pooled"], abs=1e-12)
-    assert answer["aggregation"] == "updates: masked; the coordinator sees only their sum over at least 10 sites"
+    assert answer["aggregation"] == "updates: masked; the coordinator sees only their sum over at least 10 sites; no noise: the sums are exact"
     assert answer["privacy"].startswith("none")
     assert (answer["fault"] is None) == (fault is None)
     if fault:

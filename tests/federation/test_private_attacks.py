@@ -425,6 +425,11 @@ def test_a_table_under_a_second_name_gets_no_second_budget(site: Any) -> None:
     store.put_data(DataSet("old", str(old), ""))
     with pytest.raises(LocumError, match="is the table that 'main'"):
         ledgers.create(DataSet("old", str(old), ""), LedgerTerms(), {})
+    mapping = old.with_name("map.toml")
+    mapping.write_text('[columns]\nage = "age"\n')
+    store.put_data(DataSet("mapped", str(old), str(mapping)))
+    with pytest.raises(LocumError, match="is the table that 'main'"):
+        ledgers.create(DataSet("mapped", str(old), str(mapping)), LedgerTerms(), {})
 
 
 def test_a_table_that_is_put_back_has_its_ledger_again(site: Any) -> None:

@@ -239,7 +239,11 @@ MUTANTS = [
         (BUDGET, "noise_in_the_sum"),
     ),
     Mutant(
-        "federation/budget.py", 'if self.terms.privacy.unit == "patient":', "if True:", "a patient who turns a site's vector round", (ATTACKS, "at_face_value")
+        "federation/budget.py",
+        'if self.terms.privacy.unit == "patient":',
+        "if True:",
+        "a patient who turns a site's vector round",
+        (ATTACKS, "prices_a_promise_to_sites"),
     ),
     Mutant("privacy/ledger.py", " + (self.spare * costliest if self.spare else 0.0)", "", "repeated rounds for nothing", (LEDGER, "reserve_charge_settle")),
     Mutant("privacy/quote.py", "whole = accountant.with_spare(plan, spare)", "whole = plan", "a quote below the cost", (QUOTE, "numbers_are")),
@@ -498,11 +502,13 @@ MUTANTS = [
     ),
     Mutant(
         "site/ledgers.py",
-        "if other.name != data.name and self.exists(other) and sha256 in self._hashes(other):",
-        "if False:",
+        "if other.name != data.name and self.exists(other) and (",
+        "if False and (",
         "the same patients' budget twice",
         (SITE, "same_table"),
     ),
+    Mutant("site/ledgers.py", " or _same_table(data, other)):", "):", "the same patients' budget twice, by another mapping", (SITE, "same_table")),
+    Mutant("site/ledgers.py", "        self.check_new(data, heads)\n", "", "a ledger begun anew", (SITE, "where_this_site_has_stated")),
     Mutant(
         "site/ledgers.py",
         "isinstance(line.entry, Created | Rebased)}",
@@ -524,7 +530,11 @@ MUTANTS = [
         "federation/witness.py", ", digest=sha256(self.body.encode()))\n        try", ")\n        try", "a statement could be altered", (APP, "has_not_signed")
     ),
     Mutant(
-        "site/ledgers.py", "for path in (data.source, data.mapping):", "for path in (data.source,):", "a visit for a patient", (ATTACKS, "mapping_that_makes")
+        "site/ledgers.py",
+        "for path in (data.source, data.mapping) if path]",
+        "for path in (data.source,) if path]",
+        "a visit for a patient",
+        (ATTACKS, "mapping_that_makes"),
     ),
     Mutant(
         "site/agent.py",
@@ -705,7 +715,7 @@ MUTANTS = [
         "return row_squares(self.x)",
         "return row_squares(self.x[:, 1:])",
         "ghost norms without the bias",
-        (TRAINING, "clipped_patient_counts or moves_the_sum"),
+        (TRAINING, "intercept_alone"),
     ),
     Mutant(
         "tasks/private/ghost.py",

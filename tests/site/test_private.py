@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from locum.errors import LocumError, Refused
+from locum.federation.witness import LedgerHead
 from locum.privacy.ledger import Charged, Ledger, Reserved
 from locum.site.folder import load_config
 from locum.site.ledgers import SiteLedgers
@@ -217,6 +218,15 @@ def test_a_ledger_that_is_gone_is_not_begun_anew(federation: Any, study: Any, si
         decide(sites[0], after.digest, approve=True)
 
 
+def test_no_ledger_is_created_where_this_site_has_stated_one(sites: list[Path]) -> None:
+    head = LedgerHead(site=sites[0].name, data="main", n=5, hash="a" * 64)
+    with Store(sites[0]) as store, SiteLedgers(store, sites[0].name) as ledgers:
+        (data,) = store.data()
+        with pytest.raises(LocumError, match="is gone"):
+            ledgers.create(data, load_config(sites[0]).privacy, {"main": head})
+        assert not ledgers.exists(data)
+
+
 def test_the_same_table_under_two_names_has_one_ledger(federation: Any, study: Any, sites: list[Path]) -> None:
     from locum.site.folder import add_data
 
@@ -239,12 +249,13 @@ def test_a_table_that_has_had_a_ledger_and_its_newer_extract_have_no_second_one(
 
     federation.submit(private(study, "extracts"), sites[:1])
     shutil.copy(sites[0] / "table.csv", sites[0] / "old.csv")
-    (sites[0] / "table.csv").write_text(ROWS + "0.5\n")
-    assert accept_table(sites[0], None)
-    shutil.copy(sites[0] / "table.csv", sites[0] / "new.csv")
+    for extract, more in (("middle", "0.5\n"), ("new", "0.5\n0.25\n")):
+        (sites[0] / "table.csv").write_text(ROWS + more)
+        assert accept_table(sites[0], None)
+        shutil.copy(sites[0] / "table.csv", sites[0] / f"{extract}.csv")
     other = private(study, "extracts-again")
     federation.client.submit(other)
-    for name in ("old", "new"):
+    for name in ("old", "middle", "new"):
         add_data(sites[0], name, sites[0] / f"{name}.csv")
         with pytest.raises(LocumError, match="is the table that 'main' is"):
             decide(sites[0], other.digest, approve=True, data=name)

@@ -19,7 +19,7 @@ from locum.data.convert import as_text, convert, is_absent
 from locum.data.mapping import Column, SiteMapping
 from locum.data.rows import Rows
 from locum.data.sources import Source, open_source
-from locum.errors import DataError, ManifestError
+from locum.errors import DataError
 from locum.study.manifest import DataSpec, Study, Variable
 
 Result = Literal["PASS", "WARN", "REFUSE"]
@@ -73,8 +73,6 @@ def _patients(data: DataSpec, frame: pl.DataFrame, found: dict[str, Column], map
     names = [n for n, v in data.variables.items() if v.role == "patient"]
     if not names:
         return None
-    if len(names) > 1:
-        raise ManifestError(f"'{names[0]}' and '{names[1]}' both have the role of patient.", fix="one variable says whose row it is")
     column = found[names[0]]
     text = as_text(frame[column.column])
     nameless = int(is_absent(text, column, mapping.source).sum())

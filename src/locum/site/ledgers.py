@@ -117,16 +117,17 @@ class SiteLedgers:
         site has stated that it had a ledger for this one.
         """
         self.check_new(data, heads)
-        sha256 = fingerprint(data)
+        table, sha256 = _sha256(data, data.source), fingerprint(data)
         for other in self.store.data():
-            if other.name != data.name and self.exists(other) and (sha256 in self._hashes(other) or _same_table(data, other)):
+            if other.name != data.name and self.exists(other) and (table in self._hashes(other) or _same_table(data, other)):
                 raise LedgerError(
                     f"'{data.name}' is the table that '{other.name}' is, or was.",
                     why="A second ledger for the same patients would spend what they have twice.",
                     fix=f"use the data set '{other.name}'",
                 )
         with self._lock:
-            ledger = Ledger.create(self.folder, site=self.site, dataset=data.name, data_sha256=sha256, eps=terms.eps, delta=terms.delta, filter=terms.law)
+            ledger = Ledger.create(self.folder, site=self.site, dataset=data.name, data_sha256=table, eps=terms.eps, delta=terms.delta, filter=terms.law)
+            ledger.rebase(sha256)  # the table alone is on record too: another mapping makes no other patients of it
             self._open[data.name] = _Open(ledger, stamp(data), sha256)
         return ledger
 
@@ -151,6 +152,7 @@ class SiteLedgers:
                 kept.ledger.close()
             sha256 = fingerprint(data)
             ledger = Ledger.open(self.folder, site=self.site, dataset=data.name)
+            ledger.rebase(_sha256(data, data.source))
             ledger.rebase(sha256)
             self._open[data.name] = _Open(ledger, stamp(data), sha256)
         return ledger
