@@ -420,7 +420,7 @@ MUTANTS = [
     # --- the ledger: what it remembers ---
     Mutant("privacy/ledger.py", '"synchronous = EXTRA"', '"synchronous = OFF"', "a charge that the next power cut forgets", (CRASH, "durable")),
     Mutant("privacy/anchor.py", "            os.fsync(f.fileno())\n", "", "a charge that the next power cut forgets", (CRASH, "durable")),
-    Mutant("privacy/anchor.py", "        _sync_folder(self.path.parent)\n", "", "a charge that the next power cut forgets", (CRASH, "durable")),
+    Mutant("privacy/anchor.py", "        sync_folder(self.path.parent)\n", "", "a charge that the next power cut forgets", (CRASH, "durable")),
     Mutant(
         "privacy/ledger.py",
         "        self._anchor.write(account.n + 1, line)\n        self._commit()\n",
@@ -604,8 +604,8 @@ MUTANTS = [
     ),
     Mutant(
         "federation/visit.py",
-        "    _check_state(task, state, site_rng(assignment, door.site))\n",
-        "",
+        "        check_state(task, state)\n",
+        "        pass\n",
         "a state that fails for one patient",
         (ATTACKS, "infinite_coefficient or broken_state"),
     ),

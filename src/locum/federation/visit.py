@@ -22,9 +22,18 @@ MADE_UP = (41, 98)
 
 
 def visit(
-    task: Task, state: State, rows: Rows, memory: Memory, assignment: Assignment, door: Door, terms: Terms, budget: Budget | None = None
+    task: Task,
+    state: State,
+    rows: Rows,
+    memory: Memory,
+    assignment: Assignment,
+    door: Door,
+    terms: Terms,
+    budget: Budget | None = None,
+    *,
+    tried: bool = False,
 ) -> tuple[Contribution, Layout]:
-    """Run `task` on `rows`, after the door has admitted the round and was paid. The result has not left yet.
+    """Run `task` on `rows`, after the door has admitted the round and was paid. The result has not left yet. tried: by `check_state`.
 
     Whatever a task raises becomes `ReleaseDeclined`, whose code alone may travel; the cause stays at the site.
     """
@@ -39,13 +48,14 @@ def visit(
         raise ReleaseDeclined("data", error.what, why=error.why, fix=error.fix) from error
     except FAILURES as error:
         raise ReleaseDeclined("internal", f"The task failed with {type(error).__name__}.", fix="see this site's own log") from error
-    _check_state(task, state, site_rng(assignment, door.site))
+    if not tried:
+        check_state(task, state)
     if isinstance(budget.release(assignment.step).sampler, FixedOrder):
         memory["iteration"] = np.asarray(assignment.iteration)  # which the ledger has priced; the state may say anything
     return _private(task, state, door.sample(rows, budget, assignment), memory, site_rng(assignment, door.site), layout, terms), layout
 
 
-def _check_state(task: Task, state: State, rng: np.random.Generator) -> None:
+def check_state(task: Task, state: State) -> None:
     """Decline a state that no honest coordinator sends, before any row is looked at: so that what a visit does never hangs on a row.
 
     Every number is finite, and the task can visit made-up rows with it, whatever their number.
@@ -56,7 +66,7 @@ def _check_state(task: Task, state: State, rng: np.random.Generator) -> None:
     try:
         with np.errstate(all="ignore"):
             for count in MADE_UP:
-                task.visit(state, _made_up(task, count), {"iteration": np.asarray(0)}, rng)
+                task.visit(state, _made_up(task, count), {"iteration": np.asarray(0)}, np.random.default_rng(0))
     except Exception as error:
         what = error.what if isinstance(error, LocumError) else f"It fails with {type(error).__name__}."
         raise ReleaseDeclined("task", f"The task cannot use the global state that it was sent. {what}") from error
@@ -71,7 +81,7 @@ def _made_up(task: Task, count: int) -> Rows:
 def _private(task: Task, state: State, rows: Rows, memory: Memory, rng: np.random.Generator, layout: Layout, terms: Terms) -> Contribution:
     """A visit that answers whatever happens, for that this site declined would say something about a row.
 
-    After `_check_state` nothing should fail; what does adds nothing but noise, and the site's own release log says so.
+    After `check_state` nothing should fail; what does adds nothing but noise, and the site's own release log says so.
     """
     try:
         with np.errstate(all="ignore"):

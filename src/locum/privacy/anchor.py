@@ -24,6 +24,7 @@ from typing import Annotated
 
 import msgspec
 
+from locum.privacy.durable import sync_folder
 from locum.privacy.errors import LedgerError
 
 MAX_LINE = 1 << 20
@@ -58,7 +59,7 @@ class Anchor:
         """Make line n known, durably. Raises OSError; then the ledger's next turn finds out whether it is known."""
         new = self._write_new(msgspec.json.encode(_Head(n, line.decode(), line_hash(line))))
         self._put_in_place(new)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def pending(self, n: int, last: bytes) -> bytes | None:
         """The line that the anchor knows and a ledger of n lines, which ends with `last`, lacks; None where there is none.
@@ -126,12 +127,3 @@ class NoAnchor(Anchor):
 
 def _refused(what: str, why: str) -> LedgerError:
     return LedgerError(what, why=why, fix=RESTORE)
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "posix":
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

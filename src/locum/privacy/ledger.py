@@ -49,6 +49,7 @@ from locum.errors import Unavailable
 from locum.privacy.accountant import Noise, Plan
 from locum.privacy.adjacency import Unit, check_unit
 from locum.privacy.anchor import MAX_LINE, RESTORE, Anchor, NoAnchor, line_hash
+from locum.privacy.durable import statements
 from locum.privacy.errors import BudgetExhausted, LedgerError
 from locum.privacy.filters import Filter
 from locum.privacy.sampler import FixedOrder, FullBatch, Poisson, Sampler
@@ -718,7 +719,7 @@ class Ledger:
         if version > len(_MIGRATIONS):
             raise LedgerError("This ledger was made by a later release.", fix="update Locum on this machine")
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
-            for statement in _statements(f"{script}PRAGMA user_version = {number};\n"):
+            for statement in statements(f"{script}PRAGMA user_version = {number};\n"):
                 self._db.execute(statement)
 
     def _catch_up(self) -> None:
@@ -858,13 +859,3 @@ def _explained() -> Iterator[None]:
         raise LedgerError("The privacy ledger's file is damaged.", why=f"SQLite says: {e}.", fix=RESTORE) from e
     except OSError as e:
         raise Unavailable("The privacy ledger's folder cannot be used now.", why=f"{e.strerror}.", fix="check the disk and the folder's owner") from e
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The script's statements one by one: `executescript` would commit the transaction that it runs in."""
-    statement = ""
-    for line in script.splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

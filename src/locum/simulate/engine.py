@@ -114,6 +114,7 @@ class _InProcess:
     def receive(self, round_: Round) -> None:
         task, state, budget, a = self.runner.task, self.runner.state, self.runner.budget, round_.assignment
         self._vectors.clear()
+        tried = False
         for site in a.roster:
             if round_.status != "open":
                 break
@@ -121,7 +122,8 @@ class _InProcess:
             kind, code = "release", ""
             try:
                 charge = door.charge(self.study, budget, a, self.ledgers.get(site), requester=self.study.requester or self.study.name)
-                contribution, layout = visit(task, state, self.sites[site], memory, a, door, self.study.terms, budget)
+                contribution, layout = visit(task, state, self.sites[site], memory, a, door, self.study.terms, budget, tried=tried)
+                tried = True  # one state for all
                 self._vectors[site] = door.protect(contribution, layout, a, self.study.terms, budget=budget, charge=charge).vector
                 self.memory[site, a.step] = memory
             except ReleaseDeclined as refusal:

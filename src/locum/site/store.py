@@ -26,6 +26,7 @@ from locum.federation.door import LogEntry, Release
 from locum.federation.roster import SignedRoster
 from locum.federation.round import PHASES
 from locum.federation.wire import INLINE_BYTES, Assignment, StudyView
+from locum.privacy.durable import statements, sync_folder
 
 _SCHEMA = """
 CREATE TABLE data (name TEXT PRIMARY KEY, source TEXT NOT NULL, mapping TEXT NOT NULL, added REAL NOT NULL) STRICT;
@@ -180,7 +181,7 @@ class Store:
             if version > len(_MIGRATIONS):
                 raise LocumError("This site's store was made by a later release.", fix="update Locum on this machine")
             for number, script in enumerate(_MIGRATIONS[version:], version + 1):
-                for statement in _statements(f"{script}PRAGMA user_version = {number};\n"):
+                for statement in statements(f"{script}PRAGMA user_version = {number};\n"):
                     self.db.execute(statement)
 
     @contextlib.contextmanager
@@ -375,7 +376,7 @@ class Store:
                     while view:
                         view = view[f.write(view) :]
                 os.fsync(f.fileno())
-            _sync_folder(self.outbox)
+            sync_folder(self.outbox)
         except OSError:
             path.unlink(missing_ok=True)
             raise
@@ -423,16 +424,6 @@ def _study(row: Any) -> KnownStudy:
     return KnownStudy(msgspec.json.decode(row[0], type=StudyView), row[1], row[2], bool(row[3]))
 
 
-def _statements(script: str) -> Iterator[str]:
-    """The script's statements one by one: `executescript` would commit the transaction that it runs in."""
-    statement = ""
-    for line in script.splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
 def _head(db: sqlite3.Connection) -> tuple[int, str]:
     row = db.execute("SELECT n, hash FROM release ORDER BY n DESC LIMIT 1").fetchone()
     return (row[0], row[1]) if row else (0, "")
@@ -444,12 +435,3 @@ def _hash(line: bytes) -> str:
 
 def _key(run: str, seq: int) -> str:
     return hashlib.sha256(f"{run}\0{seq}".encode()).hexdigest()[:40]
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "posix":
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
