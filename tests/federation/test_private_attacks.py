@@ -432,6 +432,16 @@ def test_a_table_under_a_second_name_gets_no_second_budget(site: Any) -> None:
         ledgers.create(DataSet("mapped", str(old), str(mapping)), LedgerTerms(), {})
 
 
+def test_a_new_extract_that_was_not_accepted_yet_is_no_other_table(site: Any) -> None:
+    store, ledgers, data = site
+    Path(data.source).write_text("id,visit,age\n1,1,50\n1,2,51\n2,1,60\n")
+    copy = Path(data.source).with_name("copy.csv")
+    copy.write_bytes(Path(data.source).read_bytes())
+    store.put_data(DataSet("copy", str(copy), ""))
+    with pytest.raises(LocumError, match="is the table that 'main'"):
+        ledgers.create(DataSet("copy", str(copy), ""), LedgerTerms(), {})
+
+
 def test_a_table_that_is_put_back_has_its_ledger_again(site: Any) -> None:
     _, ledgers, data = site
     path = Path(data.source)

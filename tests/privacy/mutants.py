@@ -507,7 +507,7 @@ MUTANTS = [
         "the same patients' budget twice",
         (SITE, "same_table"),
     ),
-    Mutant("site/ledgers.py", " or _same_table(data, other)):", "):", "the same patients' budget twice, by another mapping", (SITE, "same_table")),
+    Mutant("site/ledgers.py", " or _same_table(data, other)):", "):", "the same patients' budget twice, by a new extract", (ATTACKS, "not_accepted_yet")),
     Mutant("site/ledgers.py", "        self.check_new(data, heads)\n", "", "a ledger begun anew", (SITE, "where_this_site_has_stated")),
     Mutant(
         "site/ledgers.py",
