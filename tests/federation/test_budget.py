@@ -218,8 +218,8 @@ def test_nothing_leaves_unpaid_unclipped_or_with_another_rounds_receipt() -> Non
     wrong = [
         ({"charge": None, "budget": budget}, given),
         ({"charge": paid, "budget": None}, given),
-        ({"charge": type(paid)("other", "r", 0, 0.0, 0, True), "budget": budget}, given),
-        ({"charge": type(paid)(paid.study, "r", 1, 0.0, 0, True), "budget": budget}, given),
+        ({"charge": type(paid)("other", "r", 0, 0.0, True), "budget": budget}, given),
+        ({"charge": type(paid)(paid.study, "r", 1, 0.0, True), "budget": budget}, given),
     ]
     for options, contribution in wrong:
         with pytest.raises(ReleaseDeclined, match="not paid for"):

@@ -67,7 +67,7 @@ def test_reserve_charge_settle(ledger: Ledger) -> None:
     reserved = ledger.reserve("s", plan(10.0, 5), 2, requester="amy")
     assert (reserved.reserved, reserved.held, reserved.charged) == pytest.approx((0.07, 0.07, 0), abs=1e-9)
     assert reserved.reserved >= 0.07
-    assert [ledger.charge("s", "r", seq, "fit", seq).draw for seq in range(3)] == [0, 1, 2]
+    assert [ledger.charge("s", "r", seq, "fit", seq).fresh for seq in range(3)] == [True] * 3
     b = ledger.balance()
     assert (b.spent, b.reserved, b.left) == pytest.approx((0.03, 0.04, limit - 0.07), abs=1e-9)
     assert b.spent + b.reserved + b.left == limit
@@ -110,7 +110,7 @@ def test_everything_may_be_asked_twice(tmp_path: Path) -> None:
     with reopen(tmp_path) as ledger:
         assert ledger.settle("s") == ledger.settle("s")
         again = ledger.charge("s", "r", 1, "fit", 0)
-        assert (again.fresh, again.draw, again.cost) == (False, 1, first[0][1])
+        assert (again.fresh, again.cost) == (False, first[0][1])
         ledger.rebase(SHA)
         assert len(ledger.lines()) == 5
 
@@ -214,8 +214,8 @@ def test_poisson_needs_the_renyi_filter(ledger: Ledger) -> None:
     with Ledger.in_memory(**TERMS, filter=Filter("rdp", 4)) as renyi:
         renyi.reserve("s", sampled, requester="amy")
         assert renyi.balance().reserved == pytest.approx(Filter("rdp", 4).total(sampled), rel=1e-6)
-        draws = [renyi.charge("s", "r", seq, "fit", 0).draw for seq in (7, 8, 7)]
-        assert draws == [0, 1, 0], "a repetition draws anew, the same charge does not"
+        fresh = [renyi.charge("s", "r", seq, "fit", 0).fresh for seq in (7, 8, 7)]
+        assert fresh == [True, True, False], "a repetition is paid for anew, the same charge is not"
 
 
 @pytest.mark.parametrize("kind", ["gdp", "zcdp", "rdp"])

@@ -4,7 +4,7 @@ ledger.db      the lines: created, reserved, charged, settled, rebased; one JSON
 ledger.head    the anchor: the last line once more, written before the ledger commits it; see `anchor`
 
 Precondition   prices are those of a fully adaptive filter: additive over rounds that are chosen as one goes. One unit's presence
-               decides only its own rows. Noise of a round is fresh, and so is a Poisson draw (`Charge.draw`). A charge comes before
+               decides only its own rows. Noise of a round is fresh, and so is a Poisson draw. A charge comes before
                the round's rows are read; what leaves is durable before it leaves.
 Pseudocode     price of one round of release r:  p_r = filter.cost(r, 0), rounded up to a multiple of 2^-40
                epoch of iteration i:             i // batches in fixed order, else i itself
@@ -200,17 +200,12 @@ _LINE = msgspec.json.Decoder(Line, strict=True)
 
 @dataclass(frozen=True)
 class Charge:
-    """What a round costs. fresh: False where it was charged before, and nothing was added.
-
-    draw: which charge of its step this is, from 0. A Poisson sampler draws with this number in place of the iteration, so
-    that a repetition draws anew: the same patients twice would cost more than two draws.
-    """
+    """What a round costs. fresh: False where it was charged before, and nothing was added."""
 
     study: str
     run: str
     seq: int
     cost: float
-    draw: int
     fresh: bool
 
 
@@ -273,7 +268,6 @@ class WhatIf:
 class _Study:
     terms: Reserved
     charges: dict[tuple[str, int], Charged] = field(default_factory=dict)
-    draws: dict[tuple[str, int], int] = field(default_factory=dict)
     runs_of: dict[tuple[str, int], int] = field(default_factory=dict)
     most_in: dict[tuple[str, int, int], int] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
@@ -321,7 +315,6 @@ class _Study:
         for period in {r.period for r in self.terms.plan if r.step == c.step}:
             epoch = (c.step, period, c.iteration // period)
             self.most_in[epoch] = max(times, self.most_in.get(epoch, 0))
-        self.draws[(c.run, c.seq)] = self.used.get(c.step, 0)
         self.used[c.step] = self.used.get(c.step, 0) + 1
         self.charges[(c.run, c.seq)] = c
         self.charged += c.cost
@@ -528,7 +521,7 @@ class Ledger:
                 self._append_charge(account_of, run, seq, step, iteration)
             elif (known.step, known.iteration) != (step, iteration):
                 raise LedgerError("A round with this run and number was charged as another step or iteration.", fix="give each round a number of its own")
-            return Charge(study, run, seq, account_of.charges[(run, seq)].cost, account_of.draws[(run, seq)], fresh=known is None)
+            return Charge(study, run, seq, account_of.charges[(run, seq)].cost, fresh=known is None)
 
     def _append_charge(self, account_of: _Study, run: str, seq: int, step: str, iteration: int) -> None:
         if account_of.settled:

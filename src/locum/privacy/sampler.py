@@ -1,9 +1,8 @@
 """Which patients take part in a round: one object that both draws them and is accounted, so that the two cannot disagree.
 
-Precondition   patient identifiers are unique at the site, one for all records of a patient. `key` is 32 secret random bytes that the
-               site keeps: whoever knows it knows who was drawn, and sampling protects nobody from them. One key serves a whole step of one
-               run and nothing else; `FixedOrder` needs the same key in every iteration. A Poisson round that is given again with fresh
-               noise draws under an iteration number not used before: the same draw twice is not two draws.
+Precondition   patient identifiers are unique at the site, one for all records of a patient. `key` is 32 bytes. Poisson: secret and random, anew
+               for every draw, for whoever knows it knows who was drawn. `FixedOrder`: the same in every iteration, and no secret, since no
+               amplification is claimed.
 Pseudocode     tag    = BLAKE2b-128(identifier)
                number = first 64 bits of AES-256(BLAKE2b-256(key, purpose, iteration), tag)
                Poisson: drawn iff number < rate * 2^64.     FixedOrder: drawn iff number mod batches = iteration mod batches.
