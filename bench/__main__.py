@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.report import Report
 
-NAMES = ["privacy", "rounds", "secagg"]
+NAMES = ["data", "privacy", "rounds", "secagg"]
 
 
 def main() -> None:

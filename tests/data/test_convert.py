@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locum.data import Column, SourceSpec
-from locum.data.convert import as_text, convert
+from locum.data.convert import arrays_of, as_text, cells_of, convert, texts_of
+from locum.errors import DataError, ManifestError
 from locum.study import Variable
 
 NAN = float("nan")
@@ -78,3 +79,94 @@ def test_numbers_survive_text_exactly(numbers):
 def test_an_identifier_reads_alike_from_any_type():
     assert as_text(pl.Series([17.0, 2.5, NAN])).to_list() == as_text(pl.Series(["17", "2.5", None])).to_list()
     assert as_text(pl.Series([17])).to_list() == ["17"]
+
+
+DATE = {"type": "date"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "column", "expected", "bad"),
+    [
+        (["1970-01-02", "19700103", "1969-12-31", "", None], {}, [1, 2, -1, NAN, NAN], 0),
+        (["1970-01-01T12:00:00", "1970-01-02 06:00:00.5", "1970-01-01T23:00:00-02:00", "1970-01-02T00:00:00Z"], {}, [0.5, 1.25 + 0.5 / 86400, 25 / 24, 1], 0),
+        (["31.01.1970", "1970-01-31"], {"format": "%d.%m.%Y"}, [30, NAN], 1),
+        (["01/02/70 06:00"], {"format": "%d/%m/%y %H:%M"}, [31.25], 0),
+        (["30 Feb 1970", "2", "1970-02-30", "?"], {}, [NAN] * 4, 3),
+        ([1, 2], {}, [NAN, NAN], 2),
+        (pl.Series(["1970-01-02"]).str.to_date(), {}, [1], 0),
+        (pl.Series(["1970-01-02T01:00"]).str.to_datetime().dt.replace_time_zone("Europe/Berlin"), {}, [1], 0),
+    ],
+)
+def test_dates_are_days_since_1970(cells, column, expected, bad):
+    values, wrong = run(cells, DATE, column)
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+    assert wrong == bad
+
+
+@pytest.mark.parametrize(
+    ("column", "expected", "bad"),
+    [
+        ({"expression": "weight / power(height / 100, 2)"}, [70 / 1.75**2, NAN, NAN], 1),
+        ({"expression": "discharged - admitted", "dates": ["admitted", "discharged"]}, [2, 31, NAN], 0),
+        ({"expression": "case when sex = 'M' then 1 else 0 end", "text": ["sex"]}, [1, 0, 0], 0),
+        ({"expression": "weight / (height - height)"}, [NAN, NAN, NAN], 2),
+        ({"expression": "height", "missing": [180]}, [175, NAN, 160], 0),
+    ],
+)
+def test_expressions_over_columns(column, expected, bad):
+    frame = pl.DataFrame(
+        {
+            "weight": ["70", "", "heavy"],
+            "height": ["175", "180", "160"],
+            "sex": ["M", "F", ""],
+            "admitted": ["2020-01-01", "2020-01-01", "2020-01-01"],
+            "discharged": ["2020-01-03", "2020-02-01", ""],
+        }
+    )
+    made = Column.parse(column)
+    cells, wrong = cells_of(frame, made, SourceSpec())
+    values, more = convert(cells, Variable(), made, SourceSpec())
+    np.testing.assert_allclose(values, expected)
+    assert wrong + more == bad
+
+
+def test_expressions_that_have_no_answer():
+    with pytest.raises(ManifestError, match="no SQL"):
+        Column.parse({"expression": "weight +"})
+    with pytest.raises(DataError, match="one value a row"):
+        cells_of(pl.DataFrame({"weight": [1.0, 2.0]}), Column.parse({"expression": "sum(weight)"}), SourceSpec())
+
+
+def test_codes_mean_their_category_and_other_takes_the_rest():
+    codes = {"ischaemic": ["http://snomed.info/sct|422504002", "icd10|I63"], "bleed": ["icd10|I61"]}
+    variable = {"type": "category", "categories": ["ischaemic", "bleed", "else"], "codes": codes}
+    cells = ["422504002", "icd10|I61", "I63", "ischaemic", "", "I10"]
+    values, bad = run(cells, variable)
+    np.testing.assert_array_equal(values, [0, 1, 0, 0, NAN, NAN])
+    assert bad == 1
+    values, bad = run(cells, variable | {"other": "else"})
+    np.testing.assert_array_equal(values, [0, 1, 0, 0, NAN, 2])
+    assert bad == 0
+
+
+def test_a_code_that_two_categories_share_is_neither():
+    variable = {"type": "category", "categories": ["a", "b"], "codes": {"a": ["x|1"], "b": ["y|1"]}}
+    values, bad = run(["1", "x|1", "y|1"], variable)
+    np.testing.assert_array_equal(values, [NAN, 0, 1])
+    assert bad == 1
+
+
+def test_text_and_arrays():
+    column = Column(column="x")
+    assert texts_of(pl.Series([" a ", None, "NA", "b"]), column, SourceSpec()).tolist() == ["a", "", "", "b"]
+    pixels = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    cells = pl.Series("x", pixels, dtype=pl.Array(pl.Float32, (2, 2)))
+    variable = Variable.parse({"type": "array", "shape": [2, 2]})
+    np.testing.assert_array_equal(arrays_of(cells, variable, "x"), pixels)
+    with pytest.raises(DataError, match=r"shape \[2, 3\], and its column holds arrays of shape \[2, 2\]"):
+        arrays_of(cells, Variable.parse({"type": "array", "shape": [2, 3]}), "x")
+
+
+def test_units_are_converted_with_the_molar_mass():
+    values, _ = run([5.0], {"unit": "mg/dL", "molar_mass": 386.65}, {"unit": "mmol/L"})
+    np.testing.assert_allclose(values, [5 * 38.665], rtol=1e-9)

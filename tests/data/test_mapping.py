@@ -66,9 +66,9 @@ def test_what_is_written_reads_back(tmp_path):
     ("text", "says", "fix"),
     [
         ("[sorce]\n", "unknown key 'sorce'", "'source'"),
-        ("[source]\nseperator = ';'", "unknown key 'source.seperator'", "'separator'"),
+        ("[source]\nseperator = ';'", "[source]: unknown key 'seperator'", "'separator'"),
         ("[columns]\nage = { colum = 'AGE' }", "unknown key 'columns.age.colum'", "'column'"),
-        ("[columns]\nage = { unit = 'a' }", "'columns.age.column' is missing", ""),
+        ("[columns]\nage = { unit = 'a' }", "'columns.age': give a column or an expression", ""),
         ("[columns]\nage = 3", "columns.age", ""),
         ("[columns]\nage = { column = 'AGE', scale = 0 }", "scale is a factor other than 0", ""),
         ("[columns]\n'not a name' = 'AGE'", "not a name", ""),
@@ -94,7 +94,7 @@ def test_a_missing_mapping_file(tmp_path):
     [
         ({"glucose": "glc"}, DataError, "the column 'glc'", "'gluc'"),
         ({"glucos": "gluc"}, DataError, "needs 'glucose'", "'glucos'"),
-        ({"glucose": {"column": "gluc", "unit": "mmol/L"}}, ManifestError, "in mmol/L here, and the study needs mg/dL", "scale"),
+        ({"glucose": {"column": "gluc", "unit": "mmol/L"}}, ManifestError, "in mmol/L here, and the study needs mg/dL", "molar_mass"),
         ({"glucose": "gluc", "female": {"column": "sex", "values": {"F": "yes"}}}, ManifestError, "lead to 'yes'", "values ="),
         (
             {"glucose": "gluc", "female": "sex", "stage": {"column": "stage", "values": {"1": "erly"}}},

@@ -15,9 +15,10 @@ import pytest
 from locum.data import check, load_rows, registry
 from locum.errors import DataError, LocumError, ManifestError, NotFound, Unavailable
 from locum.study import Study
+from locum.study.manifest import Cohort
 
 DATA = os.environ.get("LOCUM_DATA_DIR")
-needs_data = pytest.mark.skipif(not DATA, reason="LOCUM_DATA_DIR is not set, so ist, heart_disease and tcga_brca are not at hand")
+needs_data = pytest.mark.skipif(not DATA, reason="LOCUM_DATA_DIR is not set, so the data sets that no package ships are not at hand")
 
 
 @pytest.fixture
@@ -59,63 +60,50 @@ def test_breast_cancer_agrees_with_scikit_learn(bare):
     assert words == [set(n.split("_")) for n in features]
 
 
-@needs_data
-def test_heart_disease_counts_and_the_trap_is_caught():
-    sites = registry.load("heart_disease")
-    assert {s: len(r) for s, r in sites.items()} == {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}
-    spec = registry.get("heart_disease").data
-    refused = {s: [f.variable for f in check(spec, r).of("REFUSE")] for s, r in sites.items()}
-    assert refused == {"cleveland": [], "hungarian": [], "switzerland": ["chol"], "va": []}
-    assert 0.24 < np.isnan(sites["va"].columns["chol"]).mean() < 0.30
-    kept = ["age", "sex", "cp", "trestbps", "fbs", "restecg", "thalach", "exang", "oldpeak"]
-    complete = sites["hungarian"].take(~np.isnan(sites["hungarian"].matrix([*kept, "chol"])).any(axis=1))
-    assert len(complete) == 261  # as FLamby keeps
-    assert round(complete.columns["num"].mean(), 2) == 0.38
-
-
-@needs_data
-def test_ist_hospitals_countries_and_the_trial_effect():
-    sites = registry.load("ist")
-    assert len(sites) == 466
-    sizes = [len(r) for r in sites.values()]
-    assert (sum(sizes), min(sizes), max(sizes)) == (19435, 1, 524)
-    assert sum(size <= 2 for size in sizes) == 29
-    countries = registry.load("ist", by="country")
-    assert len(countries) == 36
-    assert len(countries["uk"]) == 6257
-    y, aspirin = np.concatenate([r.matrix(["dead_or_dependent", "rxasp"]) for r in sites.values()]).T
-    assert round(100 * np.nanmean(y[aspirin == 1]), 2) == 62.25
-    assert round(100 * np.nanmean(y[aspirin == 0]), 2) == 63.50
-    assert all(check(registry.get("ist").data, r).result != "REFUSE" for r in sites.values())
-
-
-@needs_data
-def test_tcga_brca_regions():
-    sites = registry.load("tcga_brca")
-    assert {s: (len(r), int(r.columns["event"].sum())) for s, r in sites.items()} == {
-        "northeast": (311, 59),
-        "south": (196, 39),
-        "west": (206, 22),
-        "midwest": (162, 19),
-        "europe": (162, 9),
-        "canada": (51, 3),
-    }
-    assert len(registry.get("tcga_brca").data.variables) == 42  # 39 features, time, event, patient
-    assert len(registry.load("tcga_brca", by="source")) == 37
-
-
-@pytest.mark.parametrize("name", ["lung", pytest.param("tcga_brca", marks=needs_data), pytest.param("heart_disease", marks=needs_data)])
-def test_a_site_reads_from_its_export_exactly_what_load_gives(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "how", "suffix"),
+    [
+        ("lung", {}, "csv"),
+        ("lung", {"partition": "shift:variable=wt_loss,offset=3,sites=4"}, "csv"),
+        ("breast_cancer", {"partition": "dirichlet:alpha=0.3,sites=20,label=malignant"}, "csv"),
+        pytest.param("tcga_brca", {"by": "region"}, "csv", marks=needs_data),
+        pytest.param("tcga_brca", {"partition": "feature:variable=age_at_index,sites=5"}, "csv", marks=needs_data),
+        pytest.param("heart_disease", {"partition": "shift:variable=chol,offset=20,scale=1.1,sites=3"}, "csv", marks=needs_data),
+        pytest.param("flusight", {"as_of": "2024-11-16"}, "csv", marks=needs_data),
+        pytest.param("watch", {}, "parquet", marks=needs_data),
+        pytest.param("watch", {"partition": "quantity:sites=4"}, "parquet", marks=needs_data),
+    ],
+)
+def test_a_site_reads_from_its_export_exactly_what_load_gives(name, how, suffix, tmp_path):
     """So a simulation and real sites compute on the same rows, and split them alike."""
-    loaded = registry.load(name)
-    files = registry.export(name, tmp_path)
+    loaded = registry.load(name, **how)
+    files = registry.export(name, tmp_path, **how)
     assert sorted(files) == sorted(loaded)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["mapping.toml", *(f"{s}.csv" for s in loaded)])
+    assert {s: len(r) for s, r in loaded.items()} == registry.sizes(name, **how)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["mapping.toml", *(f"{s}.{suffix}" for s in loaded)])
     for site, rows in loaded.items():
         again = load_rows(study(name), tmp_path / "mapping.toml", files[site])
         assert again.patient.tolist() == rows.patient.tolist()
-        for column, values in rows.columns.items():
-            np.testing.assert_array_equal(again.columns[column], values)
+        for kind in ("columns", "arrays", "texts"):
+            assert getattr(again, kind).keys() == getattr(rows, kind).keys()
+            for column, values in getattr(rows, kind).items():
+                np.testing.assert_array_equal(getattr(again, kind)[column], values)
+
+
+def test_the_mapping_says_that_sites_were_made_up(tmp_path):
+    registry.export("breast_cancer", tmp_path, partition="iid:sites=2")
+    assert "# Sites made up by iid:sites=2,seed=0,min_rows=1." in (tmp_path / "mapping.toml").read_text()
+
+
+def test_rows_outside_the_cohort_are_left_out_at_their_own_site(bare):
+    """The site of a row is carried beside it, so that leaving rows out shifts nobody to another hospital."""
+    whole, spec = registry.load("lung"), study("lung").data
+    young = spec.model_copy(update={"cohort": Cohort.parse({"include": {"age": {"at_most": 50}}})})
+    part = registry.load("lung", young)
+    expected = {s: r.columns["time"][r.columns["age"] <= 50].tolist() for s, r in whole.items()}
+    assert {s: r.columns["time"].tolist() for s, r in part.items()} == {s: t for s, t in expected.items() if t}
+    assert 0 < len(part) < len(whole)
+    assert all(r.patient.tolist() == [str(i) for i in range(len(r))] for r in part.values())
 
 
 def test_a_study_reads_its_own_variables(bare):
@@ -126,7 +114,9 @@ def test_a_study_reads_its_own_variables(bare):
 def test_what_the_command_line_prints_is_plain_json(bare):
     plain = json.loads(json.dumps(registry.listing()))
     assert [d["name"] for d in plain] == registry.names()
-    assert {d["name"]: d["here"] for d in plain} == {"lung": True, "breast_cancer": True, "ist": False, "heart_disease": False, "tcga_brca": False}
+    assert {d["name"] for d in plain if d["here"]} == {"lung", "breast_cancer"}
+    assert {d["name"] for d in plain if d["kind"] == "fixture"} == {"eicu_demo_subset", "omop_synthea27nj", "sql_on_fhir_v2_tests"}
+    assert all(d["sites"] for d in plain if d["kind"] == "sites")
     assert all(d["licence"] and d["citation"] for d in plain)
     receipt = json.loads(json.dumps(registry.fetch("lung")))
     assert receipt == registry.verify("lung")
@@ -139,6 +129,18 @@ def test_unknown_names(bare):
     assert "'lung'" in caught.value.fix
     with pytest.raises(ManifestError, match="no sites by 'city'"):
         registry.load("lung", by="city")
+    with pytest.raises(ManifestError, match="no option 'as_of'"):
+        registry.load("lung", as_of="2024-01-01")
+    with pytest.raises(NotFound, match="and no sites"):
+        registry.load("omop_synthea27nj")
+    with pytest.raises(ManifestError, match="not by both"):
+        registry.load("lung", by="institution", partition="iid:sites=3")
+    with pytest.raises(ManifestError, match="no variable 'ages'") as caught:
+        registry.load("lung", partition="feature:variable=ages,sites=3")
+    assert "'age'" in caught.value.fix
+    for recoded in ("female", "ph_ecog", "nothing"):
+        with pytest.raises(ManifestError, match="is no number that could be measured another way"):
+            registry.load("lung", partition=f"shift:variable={recoded},offset=1,sites=3")
 
 
 def test_the_data_folder_is_looked_in_first_and_verified(bare, monkeypatch):
@@ -157,12 +159,11 @@ def test_the_data_folder_is_looked_in_first_and_verified(bare, monkeypatch):
 def test_what_is_not_on_this_machine(bare):
     with pytest.raises(NotFound, match="not on this machine"):
         registry.verify("heart_disease")
-    with pytest.raises(Unavailable) as caught:
-        registry.load("ist")
-    assert "IST.rda" in caught.value.why
-    assert "LOCUM_DATA_DIR" in caught.value.fix
+    with pytest.raises(Unavailable, match="not published in this form") as caught:
+        registry.load("mitbih")
+    assert "LOCUM_DATA_DIR to a folder that holds mitbih_beats/mitbih_beats_120hz.npz" in caught.value.fix
     with pytest.raises(LocumError, match="pip install no_such_package"):
-        registry.load(replace(registry.get("lung"), files=(replace(registry.get("lung").files[0], package="no_such_package", name="x.csv"),)))
+        registry.load(replace(registry.get("lung"), files=(replace(registry.get("lung").files[0], package="no_such_package"),)))
 
 
 def test_a_data_set_is_downloaded_once_into_the_cache(bare, monkeypatch):
@@ -180,3 +181,27 @@ def test_a_data_set_is_downloaded_once_into_the_cache(bare, monkeypatch):
         thread.join()
     assert receipt["files"][0]["path"] == str(bare / "cache" / "lung" / "lung.csv")
     assert len(registry.load(remote)) == 18  # the server is gone
+
+
+@needs_data
+@pytest.mark.parametrize("name", registry.names())
+def test_every_file_of_every_data_set_is_the_published_one(name):
+    receipt = registry.verify(name)
+    assert len(receipt["files"]) == len(registry.entry(name).files) > 0
+    assert receipt == registry.fetch(name)
+    assert receipt["licence"]
+    assert receipt["citation"]
+
+
+@needs_data
+def test_only_the_files_that_a_table_needs_are_opened(monkeypatch, tmp_path):
+    """The vintages are not published in this form; without them today's table can still be had."""
+    folder = tmp_path / "flusight_us"
+    folder.mkdir()
+    for name in ("locations.csv", "target-hospital-admissions.csv"):
+        shutil.copy(Path(DATA) / "flusight_us" / name, folder / name)
+    monkeypatch.setenv("LOCUM_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("LOCUM_CACHE", str(tmp_path / "cache"))
+    assert len(registry.load("flusight")) == 52
+    with pytest.raises(Unavailable, match=r"vintages_changes_only\.parquet"):
+        registry.load("flusight", as_of="2024-11-16")

@@ -11,6 +11,7 @@ NOISE, QUOTE, SAMPLER, CARD = "privacy/test_noise.py", "privacy/test_quote.py", 
 BUDGET, SITE, REVIEW, APP = "federation/test_budget.py", "site/test_private.py", "site/test_review.py", "coordinator/test_app.py"
 ATTACKS, GLM = "federation/test_private_attacks.py", "tasks/private/test_private_glm.py"
 STATISTICS, TRAINING = "tasks/private/test_statistics.py", "tasks/private/test_training.py"
+HARMONISE, VOCABULARY = "tasks/private/test_harmonise.py", "tasks/private/test_vocabulary.py"
 
 MUTANTS = [
     # --- how much noise, and of what ---
@@ -507,7 +508,7 @@ MUTANTS = [
         "the same patients' budget twice",
         (SITE, "same_table"),
     ),
-    Mutant("site/ledgers.py", " or _same_table(data, other)):", "):", "the same patients' budget twice, by a new extract", (ATTACKS, "not_accepted_yet")),
+    Mutant("site/ledgers.py", " or same_table(data, other)):", "):", "the same patients' budget twice, by a new extract", (ATTACKS, "not_accepted_yet")),
     Mutant("site/ledgers.py", "        self.check_new(data, heads)\n", "", "a ledger begun anew", (SITE, "where_this_site_has_stated")),
     Mutant(
         "site/ledgers.py",
@@ -530,9 +531,9 @@ MUTANTS = [
         "federation/witness.py", ", digest=sha256(self.body.encode()))\n        try", ")\n        try", "a statement could be altered", (APP, "has_not_signed")
     ),
     Mutant(
-        "site/ledgers.py",
-        "for path in (data.source, data.mapping) if path]",
-        "for path in (data.source,) if path]",
+        "site/tables.py",
+        "parts = [table_sha256(data), *(_sha256(data, path) for path in _mapping_files(data))]",
+        "parts = [table_sha256(data)]",
         "a visit for a patient",
         (ATTACKS, "mapping_that_makes"),
     ),
@@ -626,16 +627,33 @@ MUTANTS = [
     Mutant(
         "site/agent.py",
         "        charge = self.door.charge(study, budget, a, ledger, requester=known.view.requester)\n"
-        "        try:\n            rows = self.rows(study, known)\n"
+        "        try:\n            rows = self.rows(study, known, a.run)\n"
         "        except LocumError as error:\n"
         '            raise ReleaseDeclined("data", error.what, why=error.why, fix=error.fix) from error\n',
-        "        try:\n            rows = self.rows(study, known)\n"
+        "        try:\n            rows = self.rows(study, known, a.run)\n"
         "        except LocumError as error:\n"
         '            raise ReleaseDeclined("data", error.what, why=error.why, fix=error.fix) from error\n'
         "        charge = self.door.charge(study, budget, a, ledger, requester=known.view.requester)\n",
         "rows read before they are paid for",
         (SITE, "before_a_row_is_read"),
     ),
+    # --- harmonisation ---
+    Mutant("tasks/parts.py", "float(np.sqrt(size / total))", "1.0", "each part of a step at the norm of the whole", (HARMONISE, "one_patient_moves")),
+    Mutant(
+        "tasks/private/vocabulary.py",
+        "factors([np.sqrt(self.params.per_patient)])",
+        "factors([1.0])",
+        "several texts of a patient at the norm of one",
+        (VOCABULARY, "norm_of_one"),
+    ),
+    Mutant(
+        "tasks/private/drift.py",
+        "self.compare(state, used, memory) / np.sqrt(len(self.variables))",
+        "self.compare(state, used, memory)",
+        "answers for many variables at the norm of one",
+        (HARMONISE, "drifts_everywhere"),
+    ),
+    Mutant("tasks/private/regression.py", "[filled.codes] / self.bound", "[filled.codes]", "products beyond their bound", (HARMONISE, "one_patient_moves")),
     # --- the review ---
     Mutant(
         "site/review.py",

@@ -104,7 +104,7 @@ def test_add_data_names_the_columns(federation: Any, tmp_path: Path) -> None:
         ("x", "absent.csv", None, DataError, "no file"),
         ("x", None, None, ManifestError, "No data file"),
         ("x", "table.csv", "bad.toml", ManifestError, "did you mean 'columns'"),
-        ("x", "table.dat", None, ManifestError, "What kind of file"),
+        ("x", "table.dat", None, ManifestError, "What kind of data"),
     ],
 )
 def test_add_data_refuses(federation: Any, name: str, source: str | None, mapping: str | None, error: type[LocumError], says: str) -> None:

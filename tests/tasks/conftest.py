@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from locum.data import registry
 from locum.data.rows import Rows
+from locum.errors import LocumError
 from locum.study import Study, Total
 from locum.tasks import State, build_plan
+from locum.tasks.prepare import prepared
 
 
 def _run(study: Study, sites: Sequence[Rows]) -> tuple[dict[str, Any], State]:
@@ -20,7 +24,7 @@ def _run(study: Study, sites: Sequence[Rows]) -> tuple[dict[str, Any], State]:
         for _ in range(step.rounds):
             layout, total = task.layout(state), task.layout(state).zeros()
             for rows in sites:
-                contribution = task.visit(state, rows, {}, rng)
+                contribution = task.visit(state, prepared(task, state, rows), {}, rng)
                 layout.check(contribution.vector)
                 assert 0 <= contribution.rows <= rows.patients
                 total = {name: a + contribution.vector[name] for name, a in total.items()}
@@ -36,6 +40,43 @@ def _scatter(columns: dict[str, Any], sizes: Sequence[int], seed: int = 0, patie
     rows = Rows.of(columns, patient)
     order = np.random.default_rng(seed).permutation(len(rows))
     return [rows.take(part) for part in np.split(order, np.minimum(np.cumsum(sizes), len(rows)))]
+
+
+def _sites(name: str, by: str | None = None) -> dict[str, Rows]:
+    """A registered data set's sites."""
+    try:
+        return registry.load(name, by=by)
+    except LocumError as error:
+        pytest.skip(f"{name}: {error.what}")
+
+
+def _real_study(name: str, plan: list[dict[str, Any]], min_cohort: int = 4, **terms: Any) -> Study:
+    """An exact study on the data set's own contract."""
+    data = registry.get(name).data.model_dump()
+    return Study.parse({"name": "test", "data": data, "terms": {"privacy": "none", "min_cohort": min_cohort, **terms}, "plan": plan})
+
+
+def _pooled(parts: dict[str, Rows], *names: str) -> NDArray[np.float64]:
+    """The named columns of all sites in order of their names, shape (n, len(names))."""
+    return np.vstack([parts[s].matrix(names) for s in sorted(parts)])
+
+
+@pytest.fixture
+def sites() -> Callable[..., dict[str, Rows]]:
+    """sites(name, by) -> a registered data set's sites."""
+    return _sites
+
+
+@pytest.fixture
+def real_study() -> Callable[..., Study]:
+    """real_study(name, plan) -> an exact study on a registered data set's contract."""
+    return _real_study
+
+
+@pytest.fixture
+def pooled() -> Callable[..., NDArray[np.float64]]:
+    """pooled(parts, *names) -> the columns of all sites."""
+    return _pooled
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def _options(
 
 
 def run() -> None:
-    """Run a command; a LocumError becomes three sentences and exit status 1, Ctrl-C status 130."""
+    """Run a command; an error becomes three sentences and exit status 1, Ctrl-C status 130."""
     try:
         app()
     except LocumError as error:
@@ -65,3 +65,10 @@ def run() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except Exception as error:  # its text may quote cells, so it is shown with --debug only
+        if os.environ.get("LOCUM_DEBUG"):
+            raise
+        from locum.cli.output import fail
+
+        fault = f"This is a fault of Locum's own ({type(error).__name__}), for which we are sorry."
+        fail(LocumError(fault, fix="run it again as 'locum --debug ...', and report what it prints"), as_json="--json" in sys.argv)

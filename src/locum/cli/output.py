@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -15,16 +16,29 @@ from locum.errors import LocumError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 
 
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it: escape sequences, and marks that turn the direction of writing."""
+
+
 def console(*, stderr: bool = False) -> Console:
-    """A rich console; plain and wide when the output is not a terminal."""
+    """A rich console; plain and wide when the output is not a terminal.
+
+    Studies, column names and cells are other people's text: what of it would steer the terminal is shown as a question mark.
+    """
     from rich.console import Console
 
+    class Plain(Console):
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Any]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=_CONTROLS.sub("?", segment.text))
+
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, width=None if terminal else 160)
+    return Plain(stderr=stderr, highlight=False, width=None if terminal else 160)
 
 
 def emit(value: Any) -> None:
@@ -42,16 +56,25 @@ def _plain(value: Any) -> Any:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", right: Sequence[str] = ()) -> None:
-    """A table for people; `right` names the columns that are aligned right."""
+    """A table for people; `right` names the columns that are aligned right. A cell is shown as it is: brackets are no markup."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    out = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    out = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         out.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        out.add_row(*(str(cell) for cell in row))
+        out.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     console().print(out)
+
+
+def coloured(text: str, colour: str) -> Text:
+    """A cell or a word in colour."""
+    from rich.text import Text
+
+    return Text(text, style=colour)
 
 
 def when(seconds: float | None) -> str:
@@ -81,7 +104,7 @@ def fail(error: LocumError, *, as_json: bool) -> NoReturn:
         print(json.dumps({"error": error.code, "what": error.what, "why": error.why, "fix": error.fix}), file=sys.stderr)
     else:
         err = console(stderr=True)
-        err.print(f"[bold red]{error.what}[/]" if "[" not in error.what else error.what, markup="[" not in error.what)
+        err.print(error.what, style="bold red", markup=False)
         for label, text in (("Why", error.why), ("To fix it", error.fix), ("Here only", error.local)):
             if text:
                 err.print(f"{label}: {text}", markup=False)

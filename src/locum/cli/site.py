@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from locum.cli import ledger
+from locum.cli import data_check, ledger, waiver
 from locum.cli.output import Json, console, emit, secret, size, table, when
 
 app = typer.Typer(no_args_is_help=True)
 data_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="The tables that studies may be approved on.")
+app.add_typer(waiver.app, name="waiver", help="Refusals of the gates that you let pass, signed and on record.")
 app.add_typer(ledger.app, name="ledger", help="What studies have spent of a table's privacy budget, and what is left.")
 
 Folder = Annotated[Path, typer.Option(envvar="LOCUM_SITE", help="The site's folder.")]
@@ -50,7 +51,7 @@ def enroll(
 
 @data_app.command()
 def add(
-    source: Annotated[Path, typer.Argument(help="Your table: CSV or Parquet.")],
+    source: Annotated[Path | None, typer.Argument(help="Your table: a file or a folder. Nothing where the mapping names it, or a database.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="Which column is which variable.")] = None,
     name: Annotated[str, typer.Option(help="What the table is called here.")] = "default",
     folder: Folder = FOLDER,
@@ -63,7 +64,9 @@ def add(
     if as_json:
         emit(added)
     else:
-        console().print(f"'{added.name}' is {added.source}, {len(added.columns)} columns: {', '.join(added.columns[:30])}", markup=False)
+        console().print(
+            f"'{added.name}' is {added.source or 'what the mapping asks for'}, {len(added.columns)} columns: {', '.join(added.columns[:30])}", markup=False
+        )
 
 
 @data_app.command("list")
@@ -100,6 +103,23 @@ def review(study: Digest, data: Table = None, folder: Folder = FOLDER, as_json: 
         emit(found.to_json())
     else:
         console().print(found.text(), markup=False)
+
+
+@app.command()
+def check(
+    study: Digest,
+    data: Table = None,
+    page: Annotated[Path | None, typer.Option(help="Also write an HTML page with histograms, for your eyes only.")] = None,
+    examples: Annotated[bool, typer.Option(help="Show a few cells that led to a finding. They stay on this machine.")] = True,
+    folder: Folder = FOLDER,
+    as_json: Json = False,
+) -> None:
+    """Run the gates of a study's contract on one of your tables, waivers counted. Nothing leaves this machine."""
+    from locum.site.checks import check as run
+
+    with data_check.progress_bar(as_json) as progress:
+        found = run(folder, study, data, progress=progress)
+    data_check.tell(found.report, found.study.title or found.study.name, found.data, page=page, examples=examples, as_json=as_json)
 
 
 @app.command()

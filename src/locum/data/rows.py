@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from locum.data.patients import is_test
 from locum.study.manifest import Split
 
 Part = Literal["all", "train", "test"]
@@ -21,12 +21,16 @@ class Rows:
     """Rows that met the data contract.
 
     columns: canonical name -> float64 array of length n. A missing value is NaN; a boolean is 0 or 1; a category is
-    its index in the contract's `categories`. patient: an identifier per row that never leaves the site (default: the
-    row number), used to keep all of a patient's rows together.
+    its index in the contract's `categories`; a date is in days since 1970-01-01. patient: a pseudonym per row that never leaves the
+    site (default: the row number), used to keep all of a patient's rows together. arrays: name -> float32 (n, *shape). texts: name ->
+    text, '' where it is missing. test: which rows are of test patients, where that was decided when the rows were read.
     """
 
     columns: Mapping[str, NDArray[np.float64]]
     patient: NDArray[np.str_]
+    arrays: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    texts: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    test: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, columns: Mapping[str, Sequence[float] | NDArray[np.generic]], patient: Sequence[object] | None = None) -> Rows:
@@ -60,7 +64,8 @@ class Rows:
 
     def take(self, index: NDArray[np.generic]) -> Rows:
         """The rows that `index` (a mask or positions) selects."""
-        taken = Rows({name: a[index] for name, a in self.columns.items()}, self.patient[index])
+        columns, arrays, texts = ({name: a[index] for name, a in d.items()} for d in (self.columns, self.arrays, self.texts))
+        taken = Rows(columns, self.patient[index], arrays, texts, None if self.test is None else self.test[index])
         if "_distinct" in self.__dict__:  # numbers sort faster than names
             names, codes = self._distinct
             kept, fresh = np.unique(codes[index], return_inverse=True)
@@ -72,13 +77,8 @@ class Rows:
         return np.column_stack([self.columns[n] for n in names]) if names else np.empty((len(self), 0))
 
     def part(self, part: Part, split: Split) -> Rows:
-        """The training or the test patients: by a hash of salt and patient id, so that any machine splits alike."""
+        """The training or the test patients: as it was decided at reading, else by a hash of salt and patient."""
         if part == "all":
             return self
-        test = np.array([_uniform(split.salt, p) < split.test_share for p in self.patient], dtype=bool)
+        test = self.test if self.test is not None else is_test(self.distinct, split)[self.codes]
         return self.take(test if part == "test" else ~test)
-
-
-def _uniform(salt: str, patient: str) -> float:
-    digest = hashlib.sha256(f"locum/split/1\0{salt}\0{patient}".encode()).digest()
-    return int.from_bytes(digest[:7], "big") / 2.0**56

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from locum.data.rows import Rows
@@ -14,7 +16,9 @@ from locum.privacy.sampler import FixedOrder
 from locum.study.manifest import Terms
 from locum.study.vector import Bound, Contribution, Layout
 from locum.tasks import Memory, State, Task
+from locum.tasks.base import asked
 from locum.tasks.design import midpoint
+from locum.tasks.prepare import prepared
 
 FAILURES = (ArithmeticError, ValueError, TypeError, AttributeError, KeyError, IndexError, MemoryError)
 MADE_UP = (41, 98)
@@ -41,7 +45,7 @@ def visit(
     try:
         layout = task.layout(state)
         if budget is None:
-            return task.visit(state, rows, memory, site_rng(assignment, door.site)), layout
+            return task.visit(state, prepared(task, state, rows), memory, site_rng(assignment, door.site)), layout
     except TaskError as error:
         raise ReleaseDeclined("task", error.what, why=error.why, fix=error.fix) from error
     except LocumError as error:
@@ -66,16 +70,19 @@ def check_state(task: Task, state: State) -> None:
     try:
         with np.errstate(all="ignore"):
             for count in MADE_UP:
-                task.visit(state, _made_up(task, count), {"iteration": np.asarray(0)}, np.random.default_rng(0))
+                task.visit(state, prepared(task, state, _made_up(task, count)), {"iteration": np.asarray(0)}, np.random.default_rng(0))
     except Exception as error:
         what = error.what if isinstance(error, LocumError) else f"It fails with {type(error).__name__}."
         raise ReleaseDeclined("task", f"The task cannot use the global state that it was sent. {what}") from error
 
 
 def _made_up(task: Task, count: int) -> Rows:
-    """Rows that say nothing: each variable at the middle of its declared range."""
-    variables = task.study.data.variables  # type: ignore[attr-defined]
-    return Rows.of({name: np.full(count, midpoint(v)) for name, v in variables.items() if v.role != "patient"}, patient=[f"made up {i}" for i in range(count)])
+    """Rows that say nothing: each variable of the contract at the middle of its declared range."""
+    variables = {n: v for n, v in asked(task.study).data.variables.items() if v.role != "patient"}  # type: ignore[attr-defined]
+    columns = {name: np.full(count, midpoint(v)) for name, v in variables.items() if v.type not in ("text", "array")}
+    texts = {name: np.full(count, "made up") for name, v in variables.items() if v.type == "text"}
+    arrays = {name: np.zeros((count, *v.shape), np.float32) for name, v in variables.items() if v.type == "array"}
+    return replace(Rows.of(columns, patient=[f"made up {i}" for i in range(count)]), texts=texts, arrays=arrays)
 
 
 def _private(task: Task, state: State, rows: Rows, memory: Memory, rng: np.random.Generator, layout: Layout, terms: Terms) -> Contribution:
@@ -85,7 +92,7 @@ def _private(task: Task, state: State, rows: Rows, memory: Memory, rng: np.rando
     """
     try:
         with np.errstate(all="ignore"):
-            contribution = task.visit(state, rows, memory, rng)
+            contribution = task.visit(state, prepared(task, state, rows), memory, rng)
         layout.check(contribution.vector)
         return contribution
     except Exception as error:

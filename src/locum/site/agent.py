@@ -78,7 +78,7 @@ class Agent:
         consortium: PublicKey | None = None,
         poll_s: float = LONG_POLL_S,
     ) -> None:
-        """coordinator: the key pinned at enrolment. rows: where a study's rows come from, commonly `SiteRows(store)`.
+        """coordinator: the key pinned at enrolment. rows: where a study's rows come from, commonly `SiteRows(store, key)`.
 
         ledgers: by which private studies are paid for, commonly `SiteLedgers(store, name)`.
         consortium: the key that signs the roster; without it this site takes part in no masked round.
@@ -379,7 +379,7 @@ class Agent:
             raise ReleaseDeclined("budget", error.what, why=error.why, fix=error.fix) from error
         charge = self.door.charge(study, budget, a, ledger, requester=known.view.requester)
         try:
-            rows = self.rows(study, known)
+            rows = self.rows(study, known, a.run)
         except LocumError as error:
             raise ReleaseDeclined("data", error.what, why=error.why, fix=error.fix) from error
         try:

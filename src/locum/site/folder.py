@@ -80,7 +80,7 @@ def load_identity(folder: Path) -> Identity:
 
 
 def add_data(folder: Path, name: str, source: str | Path | None = None, mapping: str | Path | None = None) -> AddedData:
-    """Name a table of this site, after a look at its columns. source: the file, unless the mapping names it.
+    """Name a table of this site, after a look at its columns. source: the file or folder, unless the mapping names it, or a database.
 
     The same name again replaces it; studies approved on the name then read the new table. Raises `ManifestError`,
     `DataError` or `TooLarge`.
@@ -90,7 +90,8 @@ def add_data(folder: Path, name: str, source: str | Path | None = None, mapping:
     rules = str(Path(mapping).resolve()) if mapping else ""
     spec = (SiteMapping.load(rules) if rules else SiteMapping()).source
     table = open_source(spec, source)
-    file = str(Path(source or spec.path or "").resolve())
+    where = source or spec.path
+    file = str(Path(where).resolve()) if where else ""
     columns = tuple(table.columns())
     with open_store(folder) as store:
         store.put_data(DataSet(name, file, rules))

@@ -6,22 +6,19 @@ data manager says that it is the same patients' table: what was spent on them st
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
-from locum.errors import DataError
 from locum.federation.witness import LedgerHead
 from locum.privacy.errors import LedgerError
 from locum.privacy.filters import Filter
 from locum.privacy.ledger import Created, Ledger, Rebased
-from locum.site.rows import stamp
 from locum.site.store import DataSet, KnownStudy, Store
+from locum.site.tables import fingerprint, same_table, stamp, table_sha256
 from locum.study.document import Document
 
 FOLDER = "ledgers"
@@ -117,9 +114,9 @@ class SiteLedgers:
         site has stated that it had a ledger for this one.
         """
         self.check_new(data, heads)
-        table, sha256 = _sha256(data, data.source), fingerprint(data)
+        table, sha256 = table_sha256(data), fingerprint(data)
         for other in self.store.data():
-            if other.name != data.name and self.exists(other) and (table in self._hashes(other) or _same_table(data, other)):
+            if other.name != data.name and self.exists(other) and (table in self._hashes(other) or same_table(data, other)):
                 raise LedgerError(
                     f"'{data.name}' is the table that '{other.name}' is, or was.",
                     why="A second ledger for the same patients would spend what they have twice.",
@@ -152,7 +149,7 @@ class SiteLedgers:
                 kept.ledger.close()
             sha256 = fingerprint(data)
             ledger = Ledger.open(self.folder, site=self.site, dataset=data.name)
-            ledger.rebase(_sha256(data, data.source))
+            ledger.rebase(table_sha256(data))
             ledger.rebase(sha256)
             self._open[data.name] = _Open(ledger, stamp(data), sha256)
         return ledger
@@ -162,25 +159,3 @@ class SiteLedgers:
             for kept in self._open.values():
                 kept.ledger.close()
             self._open.clear()
-
-
-def fingerprint(data: DataSet) -> str:
-    """SHA-256 over a data set's file and its mapping, which says what tells the patients apart. Raises `DataError`."""
-    parts = [_sha256(data, path) for path in (data.source, data.mapping) if path]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _sha256(data: DataSet, path: str) -> str:
-    try:
-        with Path(path).open("rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"The files of '{data.name}' cannot be read: {error.strerror}.", fix="add the data set again") from None
-
-
-def _same_table(one: DataSet, other: DataSet) -> bool:
-    """Whether two data sets are of one file now, whatever their mappings say."""
-    try:
-        return _sha256(one, one.source) == _sha256(other, other.source)
-    except DataError:
-        return False

@@ -11,7 +11,7 @@ from typing import Any
 
 from locum.client import A_WHILE, Api, Membership, Patience
 from locum.client.membership import open_connection
-from locum.data.contract import Report, check, load_rows
+from locum.data.gates import Report
 from locum.errors import DataError, LocumError, NotFound, Refused, Unavailable
 from locum.federation.budget import budget_of
 from locum.federation.identity import PublicKey
@@ -19,11 +19,12 @@ from locum.federation.summation import wire_layout
 from locum.federation.witness import LedgerHead
 from locum.privacy.accountant import largest_delta
 from locum.site.cost import Cost, cost_of
-from locum.site.folder import SiteConfig, load_config, open_store
+from locum.site.folder import SiteConfig, load_config, load_identity, open_store
 from locum.site.inbox import open_study
 from locum.site.ledgers import SiteLedgers
 from locum.site.statement import stated_heads
 from locum.site.store import Decision, KnownStudy, Store
+from locum.site.tables import judged
 from locum.study.manifest import Study
 from locum.tasks import Task, build_plan
 from locum.tasks.private.base import Private
@@ -123,7 +124,7 @@ def review(folder: Path, digest: str, *, data: str | None = None, patience: Pati
     Raises `NotFound` or `Unavailable`; what else is wrong is in `problems`.
     """
     with open_store(folder) as store:
-        known = _find(folder, store, digest, patience)
+        known, _ = find(folder, store, digest, patience)
         return _look_up(folder, store, known, data)
 
 
@@ -135,7 +136,7 @@ def decide(folder: Path, digest: str, *, approve: bool, data: str | None = None,
     Raises `Refused` for an approval that the study, the site's policy, its ledger or its data do not allow.
     """
     with open_store(folder) as store:
-        known = _find(folder, store, digest, patience)
+        known, _ = find(folder, store, digest, patience)
         chosen = known.data
         if approve:
             seen = _look_up(folder, store, known, data)
@@ -174,13 +175,14 @@ async def _tell(folder: Path, digest: str, approve: bool, patience: Patience) ->
         await api.decide(digest, approve=approve)
 
 
-def _find(folder: Path, store: Store, digest: str, patience: Patience) -> KnownStudy:
+def find(folder: Path, store: Store, digest: str, patience: Patience) -> tuple[KnownStudy, Study]:
+    """The study whose digest starts so, after a look at the coordinator if it is not known yet. Raises `NotFound`."""
     found = [s for s in store.studies() if s.view.digest.startswith(digest)]
     if not found:
         asyncio.run(_look(folder, store, patience))
         found = [s for s in store.studies() if s.view.digest.startswith(digest)]
     if len(found) == 1:
-        return found[0]
+        return found[0], open_study(found[0].view, found[0].view.digest)
     if found:
         raise LocumError(f"{len(found)} studies start with '{digest}'.", fix="give more of the digest")
     raise NotFound(f"No study starts with '{digest}'.", fix="list the studies; a digest is 64 hexadecimal digits")
@@ -195,7 +197,8 @@ def _look_up(folder: Path, store: Store, known: KnownStudy, data: str | None) ->
     member, config = Membership.load(folder), load_config(folder)
     study = open_study(known.view, known.view.digest)
     heads = (stated_heads(folder) or {}) if study.terms.privacy.on else {}
-    return _review(store, known, config, data, member.name, heads, masks=member.consortium is not None)
+    key = load_identity(folder).public
+    return _review(store, known, config, data, member.name, key, heads, masks=member.consortium is not None)
 
 
 def _set_aside(folder: Path, store: Store, known: KnownStudy, data: str) -> None:
@@ -210,7 +213,9 @@ def _set_aside(folder: Path, store: Store, known: KnownStudy, data: str) -> None
         ledger.reserve(study.digest, budget.priced, study.terms.privacy.spare, requester=known.view.requester)
 
 
-def _review(store: Store, known: KnownStudy, config: SiteConfig, data: str | None, site: str, heads: Mapping[str, LedgerHead], *, masks: bool) -> Review:
+def _review(
+    store: Store, known: KnownStudy, config: SiteConfig, data: str | None, site: str, key: PublicKey, heads: Mapping[str, LedgerHead], *, masks: bool
+) -> Review:
     view, policy = known.view, config.policy
     study = open_study(view, view.digest)
     problems: list[str] = []
@@ -229,10 +234,10 @@ def _review(store: Store, known: KnownStudy, config: SiteConfig, data: str | Non
         problems.append("This site's policy lets no sums leave without noise.")
     name, report, cost = "", None, None
     try:
-        name = _choose(store, data or known.data)
+        name = choose(store, data or known.data)
         cost = cost_of(store, study, name, site, config.privacy, heads) if study.terms.privacy.on else None
         problems += [cost.problem] if cost and cost.problem else []
-        report = _check(store, study, name, max(policy.min_rows, study.terms.min_rows))
+        report = judged(store, key, study, name, max(policy.min_rows, study.terms.min_rows))
         report.raise_if_refused()
         problems += _delta_problem(study, report.patients)
         if cost and cost.new and config.privacy.delta > largest_delta(max(1, report.patients)):
@@ -283,7 +288,8 @@ def _look_at(study: Study, index: int, task: Task) -> StepReview:
     return StepReview(step.name, step.task, rounds, tuple(task.reads()), task.leaves(), scalars)
 
 
-def _choose(store: Store, wanted: str) -> str:
+def choose(store: Store, wanted: str) -> str:
+    """The name of the data set, which may be left out where there is one. Raises `DataError`."""
     names = [d.name for d in store.data()]
     if wanted in names:
         return wanted
@@ -295,11 +301,6 @@ def _choose(store: Store, wanted: str) -> str:
             fix="add one first" if not names else f"choose one of: {', '.join(names)}",
         )
     return names[0]
-
-
-def _check(store: Store, study: Study, name: str, min_patients: int) -> Report:
-    found = next(d for d in store.data() if d.name == name)
-    return check(study.data, load_rows(study, found.mapping or None, found.source), min_patients=min_patients)
 
 
 # --- plain words ------------------------------------------------------------------------------------------------------

@@ -45,9 +45,11 @@ async def open_agent(
         log.warning(event, **details)
 
     with Store(folder) as store:
-        async with Api(member.connect(load_identity(folder), patience=patience, notice=notice, **options)) as api:
+        identity = load_identity(folder)
+        async with Api(member.connect(identity, patience=patience, notice=notice, **options)) as api:
             keys = {"coordinator": member.coordinator, "consortium": member.consortium}
-            yield Agent(store, api, rows=rows or SiteRows(store), ledgers=SiteLedgers(store, member.name), log=log, policy=config.policy, poll_s=poll_s, **keys)  # type: ignore[arg-type]
+            own = rows or SiteRows(store, identity.public)
+            yield Agent(store, api, rows=own, ledgers=SiteLedgers(store, member.name), log=log, policy=config.policy, poll_s=poll_s, **keys)  # type: ignore[arg-type]
 
 
 def serve(folder: Path, *, log_file: Path | None = None, patience: Patience = FOR_EVER, poll_s: float = LONG_POLL_S) -> None:

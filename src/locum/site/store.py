@@ -61,7 +61,12 @@ CREATE TABLE session (run TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT;
 CREATE TABLE masking (run TEXT, seq INTEGER, state BLOB NOT NULL, PRIMARY KEY (run, seq)) STRICT;
 CREATE TABLE summed (study TEXT, step INTEGER, state TEXT, cohort TEXT, PRIMARY KEY (study, step, state, cohort)) STRICT;
 """
-_MIGRATIONS = (_SCHEMA, _PHASES)
+_WAIVERS = """
+CREATE TABLE waiver (n INTEGER PRIMARY KEY, study TEXT NOT NULL, time REAL NOT NULL, line TEXT NOT NULL, signature TEXT NOT NULL) STRICT;
+CREATE TRIGGER waiver_is_not_edited BEFORE UPDATE ON waiver BEGIN SELECT RAISE(ABORT, 'waivers are append-only'); END;
+CREATE TRIGGER waiver_is_not_erased BEFORE DELETE ON waiver BEGIN SELECT RAISE(ABORT, 'waivers are append-only'); END;
+"""
+_MIGRATIONS = (_SCHEMA, _PHASES, _WAIVERS)
 _CHAIN = b"locum/release-log/1\0"
 
 Decision = Literal["", "approved", "denied"]
@@ -217,6 +222,19 @@ class Store:
             raise DataError("The data set that this study was approved on is not here any more.", fix="add it again, or decide on the study anew")
         return found[0]
 
+    # --- waivers --------------------------------------------------------------------------------------------------
+
+    def put_waiver(self, study: str, line: str, signature: str) -> None:
+        """One more line, for good: a waiver, or that one is withdrawn (`site.waivers`)."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO waiver (study, time, line, signature) VALUES (?, ?, ?, ?)", (study, self.clock(), line, signature))
+
+    def waivers(self, study: str) -> list[tuple[int, float, str, str]]:
+        """Number, time, line and signature of all lines about a study, oldest first."""
+        return [
+            (n, at, line, signature) for n, at, line, signature in self._rows("SELECT n, time, line, signature FROM waiver WHERE study = ? ORDER BY n", study)
+        ]
+
     # --- studies --------------------------------------------------------------------------------------------------
 
     def put_study(self, view: StudyView) -> None:
@@ -355,6 +373,11 @@ class Store:
             if known and (version < known[0] or (version == known[0] and signed.body != known[1])):
                 raise Conflict("The roster is older than one that this site has seen.", why="The coordinator may not go back to it.")
             db.execute("INSERT OR REPLACE INTO roster VALUES (?, ?, ?)", (version, signed.body, signed.signature))
+
+    def last_memory(self, study: str) -> dict[int, bytes]:
+        """What the steps of a study left in memory, in the last run that this site answered: step -> body."""
+        latest = "SELECT step, body FROM memory WHERE run = (SELECT run FROM answer WHERE study = ? ORDER BY time DESC LIMIT 1)"
+        return dict(self._rows(latest, study))
 
     def memory(self, run: str, step: int) -> bytes | None:
         """What a task left for itself at this site in an earlier round of the same step, as safetensors."""

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from locum.errors import ManifestError
 
 MAX_DOCUMENT_BYTES = 1 << 20
+MAX_QUOTED = 400
+"""Characters of a key or of one problem in a message."""
 
 
 class Document(BaseModel):
@@ -31,13 +33,19 @@ class Document(BaseModel):
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as plain data, bounded in size; raises `ManifestError`."""
     try:
-        if path.stat().st_size > MAX_DOCUMENT_BYTES:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise ManifestError(f"{path} is no file.", fix="name a text file")
+        with path.open("rb") as file:
+            raw = file.read(MAX_DOCUMENT_BYTES + 1)
+        if len(raw) > MAX_DOCUMENT_BYTES:
             raise ManifestError(f"{path.name} is larger than {MAX_DOCUMENT_BYTES >> 20} MiB.", fix="it should be a short text file")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(raw.decode().replace("\r\n", "\n"))
     except FileNotFoundError:
         raise ManifestError(f"There is no file {path}.", fix="check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path.name} is not valid TOML: {error}.", fix="correct that line") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets within brackets
+        raise ManifestError(f"{path.name} holds a value that nobody can mean.", fix="look for a huge number, or brackets within brackets") from None
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}.") from None
 
@@ -48,22 +56,32 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(sorted(known))}"
 
 
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """A number and what it counts, as people write it: "1 row", "2,000 rows"."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> ManifestError:
     """The first few problems of a pydantic error in words, with the nearest valid key for an unknown one."""
     problems, fixes = [], []
     for item in error.errors(include_url=False, include_input=False)[:5]:
-        place = ".".join(str(part) for part in item["loc"])
+        place = _short(".".join(str(part) for part in item["loc"]))
         if item["type"] == "extra_forbidden":
             problems.append(f"unknown key '{place}'")
-            fixes.append(nearest(str(item["loc"][-1]), _keys(model, item["loc"][:-1])))
+            fixes.append(nearest(_short(str(item["loc"][-1])), _keys(model, item["loc"][:-1])))
         elif item["type"] == "missing":
             problems.append(f"'{place}' is missing")
         else:
-            message = item["msg"].removeprefix("Value error, ")
+            message = _short(item["msg"].removeprefix("Value error, "))
             problems.append(f"'{place}': {message[0].lower()}{message[1:]}" if place else message)
     more = len(error.errors(include_url=False)) - 5
     text = "; ".join(problems) + (f"; and {more} more" if more > 0 else "")
     return ManifestError(f"{where}: {text}.", fix="; ".join(fixes))
+
+
+def _short(text: str) -> str:
+    """So much of it as a message may quote: keys and values may be a peer's, and of any length."""
+    return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "..."
 
 
 def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -4,64 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from locum.errors import ManifestError
 from locum.study.canonical import canonical, sha256
+from locum.study.contract import EPOCH, NAME, Cohort, ContractFile, DataSpec, Line, Name, Rule, Split, Variable, VariableName, in_order
 from locum.study.document import MAX_DOCUMENT_BYTES, Document, read_toml
 
+__all__ = [
+    "EPOCH", "NAME", "SCHEMA", "Cohort", "DataSpec", "Masking", "Name", "Privacy", "Rule", "Split", "Step", "Study", "Terms", "Variable", "VariableName",
+]  # fmt: skip
+
 SCHEMA = "locum/study/1"
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,63}$")
-
-
-class Variable(Document):
-    """One column that the study reads, in its canonical unit and coding."""
-
-    type: Literal["number", "integer", "boolean", "category"] = "number"
-    role: Literal["feature", "outcome", "time", "event", "group", "patient"] = "feature"
-    label: str = ""
-    unit: str | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    categories: tuple[str, ...] = ()
-    missing_codes: tuple[float, ...] = ()
-    max_missing: Annotated[float, Field(ge=0, le=1)] = 1.0
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Self:
-        if (self.type == "category") != bool(self.categories):
-            raise ValueError("categories are listed for type 'category', and only for it")
-        if self.minimum is not None and self.maximum is not None and self.minimum >= self.maximum:
-            raise ValueError("minimum must lie below maximum")
-        return self
-
-
-class Split(Document):
-    """A fixed split of patients by hash, the same wherever it is computed; a patient is in one part only."""
-
-    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    salt: str = "locum"
-
-
-class DataSpec(Document):
-    """The data that the study needs from each site."""
-
-    variables: dict[VariableName, Variable] = Field(min_length=1, max_length=4096)
-    split: Split = Split()
-
-    @model_validator(mode="after")
-    def _one_patient(self) -> Self:
-        names = [n for n, v in self.variables.items() if v.role == "patient"]
-        if len(names) > 1:
-            raise ValueError(f"'{names[0]}' and '{names[1]}' both have the role of patient: one variable says whose row it is")
-        return self
 
 
 class Masking(Document):
@@ -238,9 +196,9 @@ class Study(Document):
 
     schema_: Annotated[Literal["locum/study/1"], Field(alias="schema")] = SCHEMA  # type: ignore[assignment]
     name: Name
-    title: str = ""
+    title: Line = ""
     question: str = ""
-    requester: str = ""
+    requester: Line = ""
     purpose: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
     data: DataSpec
@@ -251,7 +209,7 @@ class Study(Document):
     @classmethod
     def _one_order(cls, value: Any) -> Any:
         """Equal digests mean equal studies, and the digest is of sorted JSON: so the order of keys must mean nothing."""
-        return _sorted(value)
+        return in_order(value)
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -263,9 +221,9 @@ class Study(Document):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a study from a TOML file; raises `ManifestError`."""
+        """Read a study from a TOML file, with the contract file that it may name; raises `ManifestError`."""
         path = Path(path)
-        return cls.parse(read_toml(path), where=path.name)
+        return cls.parse(_with_contract(read_toml(path), path.parent), where=path.name)
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:
@@ -289,7 +247,26 @@ class Study(Document):
         return sha256(self.canonical)
 
 
-def _sorted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value, key=str)}
-    return [_sorted(item) for item in value] if isinstance(value, list | tuple) else value
+class _Named(Document):
+    """`[data] contract = { file = "heart.toml", sha256 = "..." }` in a study's file."""
+
+    file: str
+    sha256: str = ""
+
+
+def _with_contract(value: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The study with the contract file that its data names written out, if it is the one of that hash."""
+    data = value.get("data")
+    if not isinstance(data, dict) or "contract" not in data:
+        return value
+    if len(data) > 1:
+        raise ManifestError("[data] names a contract file and says more beside it.", fix="write everything in the contract file, or nothing")
+    named = _Named.parse(data["contract"], where="[data] contract")
+    found = ContractFile.load(folder / named.file)
+    if found.digest != named.sha256:
+        raise ManifestError(
+            f"{named.file} is not the contract that the study names." if named.sha256 else f"The study does not say which {named.file} it means.",
+            why="A contract is named by its hash, so that nobody changes it under a study.",
+            fix=f'if this one is meant, write sha256 = "{found.digest}"',
+        )
+    return {**value, "data": found.data.model_dump(mode="json", exclude_none=True)}

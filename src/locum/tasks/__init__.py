@@ -1,27 +1,35 @@
 """What visits the sites, and how the sum of the answers is combined."""
 
 from locum.tasks import check as _check  # noqa: F401 - importing a module registers its tasks
+from locum.tasks import combat as _combat  # noqa: F401
 from locum.tasks import cox as _cox  # noqa: F401
+from locum.tasks import drift as _drift  # noqa: F401
 from locum.tasks import evaluate_binary as _evaluate_binary  # noqa: F401
 from locum.tasks import evaluate_survival as _evaluate_survival  # noqa: F401
 from locum.tasks import event_times as _event_times  # noqa: F401
 from locum.tasks import fedavg as _fedavg  # noqa: F401
 from locum.tasks import glm as _glm  # noqa: F401
 from locum.tasks import histogram as _histogram  # noqa: F401
+from locum.tasks import impute as _impute  # noqa: F401
 from locum.tasks import local_baseline as _local_baseline  # noqa: F401
 from locum.tasks import moments as _moments  # noqa: F401
 from locum.tasks import probe as _probe  # noqa: F401
 from locum.tasks import quantiles as _quantiles  # noqa: F401
+from locum.tasks import robust as _robust  # noqa: F401
 from locum.tasks import sgd as _sgd  # noqa: F401
 from locum.tasks import survival as _survival  # noqa: F401
 from locum.tasks.base import BaseTask, Memory, Params, State, Task, build, build_plan, kinds, private_kinds, register, register_private
 from locum.tasks.private import check as _private_check  # noqa: F401
+from locum.tasks.private import drift as _private_drift  # noqa: F401
 from locum.tasks.private import evaluate as _private_evaluate  # noqa: F401
 from locum.tasks.private import fedavg as _private_fedavg  # noqa: F401
 from locum.tasks.private import glm as _private_glm  # noqa: F401
 from locum.tasks.private import histogram as _private_histogram  # noqa: F401
+from locum.tasks.private import impute as _private_impute  # noqa: F401
 from locum.tasks.private import moments as _private_moments  # noqa: F401
 from locum.tasks.private import quantiles as _private_quantiles  # noqa: F401
+from locum.tasks.private import robust as _private_robust  # noqa: F401
 from locum.tasks.private import sgd as _private_sgd  # noqa: F401
+from locum.tasks.private import vocabulary as _private_vocabulary  # noqa: F401
 
 __all__ = ["BaseTask", "Memory", "Params", "State", "Task", "build", "build_plan", "kinds", "private_kinds", "register", "register_private"]

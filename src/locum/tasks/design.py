@@ -24,8 +24,8 @@ class Features(Params):
     """Parameters of every task that fits coefficients.
 
     features: contract variables; a category becomes one dummy column per category but the first, called `cp[2]`.
-    standardise: an earlier step whose means and standard deviations scale the numbers (coefficients are still reported
-    on the original scale). part: which patients. ridge: the objective loses ridge/2 times the sum of squared
+    standardise: an earlier step whose means and standard deviations (or medians and interquartile ranges) scale the numbers
+    (coefficients are still reported on the original scale). part: which patients. ridge: the objective loses ridge/2 times the sum of squared
     coefficients, on the scale that is fitted, without the intercept.
     """
 
@@ -97,10 +97,10 @@ class Design:
             raise ManifestError(f"Step '{task.step.name}' lists the feature '{twice[0]}' twice.", fix="list it once")
         self.variables, self.intercept, self._centred = params.features, intercept, centred
         self._contract = task.study.data.variables
-        self.columns = [c for name in params.features for c in _columns(name, self._contract[name])]
+        self.columns = [c for name in params.features for c in columns_of(name, self._contract[name])]
         self.names = ((INTERCEPT,) if intercept else ()) + tuple(c.name for c in self.columns)
         self.size = len(self.names)
-        self._scaler = earlier(task, params.standardise, "standardise", "standardise", "moments") if params.standardise else None
+        self._scaler = earlier(task, params.standardise, "standardise", "standardise", "robust_scale", "moments") if params.standardise else None
         self._check_scaler(task, params)
 
     def _check_scaler(self, task: BaseTask[Any], params: Features) -> None:
@@ -164,7 +164,8 @@ def linear_predictor(x: Floats, coefficients: Floats) -> Floats:
     return np.asarray(np.ascontiguousarray(x * coefficients).sum(axis=1))
 
 
-def _columns(name: str, variable: Variable) -> list[Column]:
+def columns_of(name: str, variable: Variable) -> list[Column]:
+    """The columns that one variable becomes."""
     if variable.type != "category":
         return [Column(name, name, None)]
     return [Column(f"{name}[{c}]", name, k) for k, c in enumerate(variable.categories) if k > 0]

@@ -26,11 +26,13 @@ from locum.tasks.design import usable
 
 Floats = NDArray[np.float64]
 OUTSIDE = ("below", "above", "missing")
+DRIFT_BINS = 10
+"""Into how many bins the task `drift` counts by default."""
 
 
 class HistogramParams(Params):
-    """edges: increasing bin edges; without them `bins` equal bins over the contract's range. threshold: how many patients a cell
-    needs to be shown; 0 shows every cell."""
+    """edges: increasing bin edges; without them `bins` equal bins over the contract's range, or one for each category. threshold: how
+    many patients a cell needs to be shown; 0 shows every cell."""
 
     variable: VariableName
     edges: Annotated[tuple[float, ...], Field(max_length=100_001)] = ()
@@ -57,8 +59,7 @@ class Histogram(BaseTask[HistogramParams]):
 
     def check_plan(self) -> None:
         """Raise `ManifestError` where this step and an earlier one could be subtracted."""
-        for step, before in earlier_on(self, "histogram", self.params.variable, self.params.part):
-            params = HistogramParams.parse(before)
+        for step, params in earlier_counts(self, self.params.variable, self.params.part):
             suppressed = bool(self.params.threshold or params.threshold)
             check_bins([(step.name, _edges(self, params)), (self.step.name, self.edges)], suppressed=suppressed)
             if suppressed and params.part != self.params.part:
@@ -67,8 +68,9 @@ class Histogram(BaseTask[HistogramParams]):
                     why="One minus the other counts the patients of the remaining part, where cells may be small.",
                     fix="count the parts 'train' and 'test', or only 'all'",
                 )
-        for step, _ in earlier_on(self, "quantiles", self.params.variable, self.params.part):
-            check_beside_quantiles(self.step.name, step.name, self.params)
+        for step, other in earlier_on(self, ("quantiles", "robust_scale", "impute"), self.params.variable, self.params.part):
+            if step.task != "impute" or other.get("method") == "median":
+                check_beside_quantiles(self.step.name, step.name, self.params)
 
     def leaves(self) -> str:
         rule = f"cells of fewer than {self.params.threshold} patients are suppressed in the answer" if self.params.threshold else "no cell is suppressed"
@@ -130,13 +132,23 @@ class Histogram(BaseTask[HistogramParams]):
         return suppress(counts, self.params.threshold, also=hidden)
 
 
-def earlier_on(task: BaseTask[Any], kind: str, variable: str, part: Part) -> Iterator[tuple[Step, dict[str, Any]]]:
-    """Earlier steps of a kind that count the same variable on a part that shares patients, with their parameters."""
+def earlier_on(task: BaseTask[Any], kinds: tuple[str, ...], variable: str, part: Part) -> Iterator[tuple[Step, dict[str, Any]]]:
+    """Earlier steps of these kinds that count the same variable on a part that shares patients, with their parameters."""
     for step in takewhile(lambda s: s.name != task.step.name, task.study.plan):
         params = step.params
         parts = {part, params.get("part", "all")}
-        if step.task == kind and params.get("variable") == variable and ("all" in parts or len(parts) == 1):
+        if step.task not in kinds or not ("all" in parts or len(parts) == 1):
+            continue
+        if variable in (params.get("variable"), *params.get("variables", ())):
             yield step, params
+
+
+def earlier_counts(task: BaseTask[Any], variable: str, part: Part) -> Iterator[tuple[Step, HistogramParams]]:
+    """Earlier steps that count the variable in bins, each as the histogram that it is."""
+    for step, params in earlier_on(task, ("histogram",), variable, part):
+        yield step, HistogramParams.parse(params)
+    for step, params in earlier_on(task, ("drift",), variable, part):
+        yield step, HistogramParams(variable=variable, bins=params.get("bins", DRIFT_BINS), part=params.get("part", "all"))
 
 
 def check_beside_quantiles(histogram: str, quantiles: str, params: HistogramParams) -> None:
@@ -150,6 +162,9 @@ def check_beside_quantiles(histogram: str, quantiles: str, params: HistogramPara
 
 
 def _edges(task: BaseTask[Any], params: HistogramParams) -> Floats:
+    variable = task.study.data.variables[params.variable]
+    if not params.edges and variable.type in ("category", "boolean"):
+        return np.arange(len(variable.categories or (0, 1)) + 1.0, dtype=np.float64) - 0.5
     declared = np.asarray(params.edges, float)
     edges = declared if params.edges else np.linspace(*contract_range(task, params.variable, "edges = [...]"), params.bins + 1)
     if len(edges) < 2 or (np.diff(edges) <= 0).any():

@@ -20,7 +20,7 @@ from locum.study.manifest import Step, Study, VariableName
 from locum.study.vector import Contribution, Layout, Total
 from locum.tasks.base import BaseTask, Memory, Params, State, register
 from locum.tasks.design import usable
-from locum.tasks.histogram import HistogramParams, check_beside_quantiles, contract_range, counts_at_or_below, earlier_on
+from locum.tasks.histogram import check_beside_quantiles, contract_range, counts_at_or_below, earlier_counts
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
@@ -60,8 +60,8 @@ class Quantiles(BaseTask[QuantilesParams]):
 
     def check_plan(self) -> None:
         """Raise `ManifestError` where an earlier histogram of the variable suppresses cells; `tasks.histogram` says why."""
-        for step, before in earlier_on(self, "histogram", self.params.variable, self.params.part):
-            check_beside_quantiles(step.name, self.step.name, HistogramParams.parse(before))
+        for step, params in earlier_counts(self, self.params.variable, self.params.part):
+            check_beside_quantiles(step.name, self.step.name, params)
 
     def reads(self) -> tuple[str, ...]:
         return (self.params.variable,)

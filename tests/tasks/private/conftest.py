@@ -11,6 +11,7 @@ import pytest
 from locum.data.rows import Rows
 from locum.study import Study, Total
 from locum.tasks import State, build_plan
+from locum.tasks.prepare import prepared
 
 PRIVACY = {"eps": 3.0, "delta": 1e-6, "patients": 1000}
 
@@ -26,7 +27,7 @@ def _run(study: Study, sites: Sequence[Rows], noise: float = 0.0, seed: int = 0)
             layout, total = task.layout(state), task.layout(state).zeros()
             assert all(f.dtype == "float64" for f in layout.fields)
             for rows in sites:
-                contribution = task.visit(state, rows, {}, rng)
+                contribution = task.visit(state, prepared(task, state, rows), {}, rng)
                 layout.check(contribution.vector)
                 assert contribution.bound is not None
                 total = {name: a + contribution.vector[name] for name, a in total.items()}

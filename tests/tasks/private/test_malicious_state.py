@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,12 @@ VARIABLES = {
     "b": {"minimum": -1, "maximum": 1},
     "c": {"type": "category", "categories": ["x", "y", "z"]},
     "y": {"type": "boolean"},
+    "t": {"type": "text"},
 }
 FEATURES = {"features": ["a", "b", "c"], "outcome": "y"}
+ROBUST = {"name": "r", "task": "robust_scale", "variables": ["a", "b"], "bins": 4}
+FLAGGED = {"features": ["a", "b", "c", "a_missing"], "outcome": "y"}
+REGRESSION = {"variables": ["a", "b"], "method": "regression", "predictors": ["a", "b", "c"]}
 NUMBER = {"features": ["a", "c"], "outcome": "b"}
 MODEL = {"name": "m", "task": "logistic", **FEATURES, "part": "train"}
 CASES: dict[str, list[dict[str, Any]]] = {
@@ -34,6 +39,15 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "sgd linear": [{"name": "m", "task": "sgd", **NUMBER, "rounds": 5, "model": "linear"}],
     "sgd standardised": [{"name": "z", "task": "standardise", "variables": ["a", "b"]}, {"name": "m", "task": "sgd", **FEATURES, "standardise": "z"}],
     "logistic standardised": [{"name": "z", "task": "standardise", "variables": ["a", "b"]}, {"name": "m", "task": "logistic", **FEATURES, "standardise": "z"}],
+    "robust_scale": [ROBUST],
+    "scaled by robust_scale": [ROBUST, {"name": "m", "task": "logistic", **FEATURES, "standardise": "r"}],
+    "impute": [{"name": "i", "task": "impute", "variables": ["a", "c"], "indicators": True}],
+    "imputed by mean": [{"name": "i", "task": "impute", "variables": ["a", "b", "c"], "indicators": True}, {"name": "m", "task": "logistic", **FLAGGED}],
+    "imputed by median": [{"name": "i", "task": "impute", "variables": ["a", "b"], "method": "median"}, {"name": "m", "task": "sgd", **FEATURES, "rounds": 5}],
+    "impute regression": [{"name": "i", "task": "impute", **REGRESSION}],
+    "imputed by regression": [{"name": "i", "task": "impute", **REGRESSION, "rounds": 2}, {"name": "m", "task": "moments", "variables": ["a", "b"]}],
+    "drift": [{"name": "d", "task": "drift", "variables": ["a", "c", "y"], "bins": 4, "psi": 0, "tv": 0}],
+    "vocabulary": [{"name": "v", "task": "vocabulary", "variable": "t", "length": 3, "per_patient": 2}],
     "evaluate": [MODEL, {"name": "e", "task": "evaluate_binary", "model": "m"}],
 }
 EVIL = [0.0, 1.0, -1.0, 1e-300, 1e-9, 30.0, 1e6, 1e154, 1e300, -1e308, float(np.finfo(float).max)]
@@ -49,7 +63,21 @@ def people(seed: int, records: int) -> Rows:
     who = np.sort(rng.integers(0, n // records, n))
     columns = {"a": rng.uniform(-20, 150, n), "b": rng.normal(size=n), "c": rng.integers(0, 3, n).astype(float), "y": rng.integers(0, 2, n).astype(float)}
     columns["a"][0], columns["b"][1], columns["y"][2], columns["a"][3] = np.nan, np.inf, 2.0, 1e300
-    return Rows.of(columns, patient=who.tolist())
+    columns["c"][4] = np.nan
+    return replace(Rows.of(columns, patient=who.tolist()), texts={"t": rng.choice(["", "a", "ab", "abc", "\u00e9t\u00e9", "a long one"], n)})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_honest_state_is_answered_by_more_than_noise(case: str) -> None:
+    """Else the test below would say nothing: a visit that always fails is silent for everybody."""
+    s = study(CASES[case])
+    budget, runner = budget_of(s), Runner(s, "r")
+    while not runner.finished:
+        a = runner.assignment([f"h{i}" for i in range(5)], 0.0, runner.layout)
+        made, layout = visit(runner.task, runner.state, people(0, 3), {}, a, Door("h0", SitePolicy(), entropy=lambda n: bytes(n)), s.terms, budget)
+        assert not made.purpose.startswith("noise alone"), made.purpose
+        assert layout.size
+        runner.advance(Total(Layout(runner.layout.fields[:-1]).zeros(), 1.0, 5))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -60,7 +88,7 @@ def test_one_patient_moves_a_vector_by_at_most_one_and_nothing_fails(case: str, 
     budget = budget_of(s)
     assert budget
     runner = Runner(s, "r")
-    while runner.cursor.step < len(s.plan) - 1:
+    while runner.cursor.step < len(s.plan) - 1:  # as a run without any row would go
         runner.advance(Total(Layout(runner.layout.fields[:-1]).zeros(), 1.0, 5))
     task, step = runner.task, runner.cursor.step
     state = dict(runner.state)
