@@ -1,6 +1,7 @@
-"""The gates over ten million rows of thirty columns, beside reading the same file once and beside a plain description of it.
+"""The gates over ten million rows of thirty columns, beside reading the same file once and beside a plain description of it; FHIR resources
+through a view; and what the published data sets say through the gates and through the sums of 466 hospitals.
 
-Every measure is a process of its own, so that its peak memory is its own; the three take turns.
+Every measure of the first part is a process of its own, so that its peak memory is its own; the three take turns.
 """
 
 import json
@@ -24,13 +25,17 @@ SMOKING = ["never", "former", "current", "unknown"]
 
 
 def run(report: Report, *, quick: bool = False, only: str | None = None) -> None:
-    """check_10m_rows_s and check_peak_gb; then what `bench.data_fhir` measures. only: 'check' or 'fhir'."""
+    """check_10m_rows_s and check_peak_gb; then what `bench.data_fhir` and `bench.data_sets` measure. only: 'check', 'fhir' or 'sets'."""
     if only in (None, "check"):
         _check(report, QUICK_ROWS if quick else ROWS, 1 if quick else RUNS)
     if only in (None, "fhir"):
         from bench import data_fhir
 
         data_fhir.measure(report, quick=quick)
+    if only in (None, "sets"):
+        from bench import data_sets
+
+        data_sets.measure(report)
 
 
 def _check(report: Report, rows: int, runs: int) -> None:

@@ -56,6 +56,31 @@ def resources(rng: random.Random) -> str:
     return "\n".join(lines) + "\n"
 
 
+def findings(rng: random.Random) -> str:
+    """The same patients' laboratory values, body mass index and diagnoses."""
+    lines: list[str] = []
+    for n in range(40):
+        who, day = f"p{n:03d}", date(2023, 6, 1) + timedelta(days=rng.randrange(200))
+        for k in range(2 if n % 5 == 1 else 0 if n % 13 == 6 else 1):
+            taken = day + timedelta(days=90 * k)
+            lines.append(json.dumps(quantity(f"{who}-chol{k}", who, taken, "2093-3", round(rng.gauss(5.2, 0.9), 2), "mmol/L")))
+        lines.append(json.dumps(quantity(f"{who}-bmi", who, day, "39156-5", round(rng.gauss(26.5, 3.6), 1), "kg/m2")))
+        if rng.random() < 0.35:  # "refuted": it was suspected, and is not so
+            lines.append(json.dumps(condition(f"{who}-ht", who, "I10", "refuted" if rng.random() < 0.2 else "confirmed")))
+    return "\n".join(lines) + "\n"
+
+
+def quantity(key: str, who: str, day: date, code: str, value: float, unit: str) -> dict[str, object]:
+    measured = {"value": value, "unit": unit, "system": "http://unitsofmeasure.org", "code": unit}
+    return {**observation(key, who, code), "effectiveDateTime": f"{day.isoformat()}T08:00:00+01:00", "valueQuantity": measured}
+
+
+def condition(key: str, who: str, code: str, status: str) -> dict[str, object]:
+    verification = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/condition-ver-status", "code": status}]}
+    codes = {"coding": [{"system": "http://hl7.org/fhir/sid/icd-10", "code": code}]}
+    return {"resourceType": "Condition", "id": key, "verificationStatus": verification, "code": codes, "subject": {"reference": f"Patient/{who}"}}
+
+
 def reading(key: str, who: str, day: date, high: int, low: int | None) -> dict[str, object]:
     """One reading of blood pressure, as the profile of FHIR R4 writes it: a panel with two components."""
     parts = [component("8480-6", high)] + ([component("8462-4", low)] if low is not None else [])
@@ -80,7 +105,7 @@ def write(folder: Path) -> None:
     """The three extracts, byte for byte the same each time."""
     for name, accidents in (("extract.csv", True), ("again.csv", False)):
         (folder / name).write_bytes(extract(random.Random(11), accidents=accidents).encode("latin-1"))  # noqa: S311  no secret
-    (folder / "export.ndjson").write_text(resources(random.Random(12)), encoding="utf-8")  # noqa: S311
+    (folder / "export.ndjson").write_text(resources(random.Random(12)) + findings(random.Random(13)), encoding="utf-8")  # noqa: S311
 
 
 if __name__ == "__main__":

@@ -112,3 +112,13 @@ def from_code(code: str, what: str, *, why: str = "", fix: str = "") -> LocumErr
     """The error of the family that `code` names, rebuilt from what a peer sent."""
     kinds = {cls.code: cls for cls in _subclasses(LocumError)}
     return kinds.get(code, LocumError)(what, why=why, fix=fix)
+
+
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """A number and what it counts, as people write it: "1 row", "2,000 rows"."""
+    return f"{n:,} {agree(n, noun, plural or noun + 's')}"
+
+
+def agree(n: int, one: str, many: str) -> str:
+    """The word that goes with a number: agree(n, "is", "are")."""
+    return one if n == 1 else many

@@ -22,13 +22,25 @@ def locum(tmp_path):
 
 def test_list_names_licence_citation_and_what_is_here(locum):
     out = locum("list").stdout
-    assert out.index("Data sets of several sites") < out.index("lung") < out.index("Files to try a source on") < out.index("omop_synthea27nj")
+    assert out.index("Data sets with sites") < out.index("lung") < out.index("Files to try a source on") < out.index("omop_synthea27nj")
     assert "ODC-By 1.0" in out
     assert "10.24432/C52P4X" in out
     listed = {d["name"]: d for d in json.loads(locum("list", "--json").stdout)}
     assert listed["lung"]["here"] is True
     assert listed["ist"]["here"] is False
     assert listed["ist"]["sites"] == ["hospital", "country"]
+
+
+def test_list_says_that_files_to_try_have_no_sites(locum):
+    fixtures = locum("list").stdout.partition("Files to try a source on: they have no sites")[2]
+    assert "omop_synthea27nj" in fixtures
+    assert "sites by" not in fixtures
+
+
+def test_a_data_set_that_cannot_be_had_names_the_folder_above_it(locum):
+    done = locum("get", "mitbih")
+    assert done.returncode == 1
+    assert "set LOCUM_DATA_DIR to the folder in which mitbih_beats" in " ".join(done.stderr.split())
 
 
 def test_get_and_verify_print_the_licence_and_how_to_cite(locum, tmp_path):

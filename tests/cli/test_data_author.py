@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -111,7 +112,9 @@ def test_show_says_what_is_odd_and_how_to_name_it(tmp_path: Path) -> None:
     assert "A [degF] contract" in said
     assert "'mg/l/24h' is no unit of UCUM" in said
     assert "0 mean no value" in said
-    assert '"at_least":18.0' in said
+    assert "Left out: rows in which 'age' lies below 18, or is missing." in said
+    assert "Each site needs at least 1 patient." in said
+    assert "For tests: 30% of the patients, drawn by a hash with the salt 'locum'." in said
     assert f'contract = {{ file = "c.toml", sha256 = "{ContractFile.load(path).digest}" }}' in said.replace("\n", "")
 
 
@@ -125,7 +128,7 @@ def test_from_a_contract_to_a_mapping_that_works(tmp_path: Path, source: Path) -
     assert f"locum data check --contract {contract} --mapping {out}" in said.replace("\n", "")
     assert out.stat().st_mode & 0o777 == 0o600
     written = tomllib.loads(out.read_text())
-    assert written["source"] == {"path": "../extract.csv", "encoding": "iso8859-1", "decimal": ","}
+    assert written["source"] == {"path": "../extract.csv", "encoding": "latin-1", "decimal": ","}
     study = Study.parse({"name": "x", "data": ContractFile.load(contract).data.model_dump(), "plan": [{"name": "s", "task": "means"}]})
     rows = load_rows(study, out)
     assert len(rows) == 200
@@ -134,6 +137,42 @@ def test_from_a_contract_to_a_mapping_that_works(tmp_path: Path, source: Path) -
     assert isinstance(failure("map", contract, "--mapping", source, "--out", out), Conflict)
     answer = json.loads(ok("map", contract, "--mapping", source, "--json"))
     assert {p["variable"]: p["column"] for p in answer["proposals"]}["chol"] == "Cholesterin (mmol/l)"
+
+
+def test_what_is_not_sure_takes_no_effect(tmp_path: Path) -> None:
+    table, contract = tmp_path / "t.csv", tmp_path / "c.toml"
+    table.write_text("Geschl,Alter,Hypertonie\n" + "".join(f"{'mwu'[i % 3]},{20 + i % 60},{'ja' if i % 5 else 'nein'}\n" for i in range(90)))
+    contract.write_text('name = "c"\nvariables = { female = { type = "boolean" }, age = { minimum = 0, maximum = 120 }, smoker = { type = "boolean" } }\n')
+    out = tmp_path / "m.toml"
+    said = ok("map", contract, "--data", table, "--out", out)
+    assert "1 of 3 variables mapped, 1 more to uncomment where right" in said
+    text = out.read_text()
+    assert tomllib.loads(text)["columns"] == {"age": "Alter"}
+    assert '\n# female = { column = "Geschl", values = { m = 0, w = 1 }, missing = ["u"] }\n' in text
+
+
+def test_the_patient_is_never_missing_and_the_terms_are_told_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        'name = "c"\n[variables]\npid = { role = "patient" }\nseen = { type = "date" }\nx = { max_missing = 0.125 }\n'
+        'died = { role = "event", type = "boolean" }\ntest = { role = "split", type = "boolean" }\n'
+        '[cohort]\nmin_patients = 20\nmin_events = 1\ninclude.seen = { at_least = "2020-02-29" }\ninclude.x = { present = true }\n'
+    )
+    said = ok("contract", "show", path)
+    assert re.search(r"^ pid +number \(patient\) +none", said, re.MULTILINE)
+    assert "up to 12.5%" in said
+    assert "Left out: rows in which 'seen' lies below 2020-02-29, or is missing.\nLeft out: rows in which 'x' is missing.\n" in said
+    assert "Each site needs at least 20 patients and 1 event." in said
+    assert "For tests: the patients for whom 'test' says so." in said
+
+
+def test_one_file_in_place_of_another_is_called_by_its_name(tmp_path: Path) -> None:
+    mapping, study = tmp_path / "m.toml", tmp_path / "s.toml"
+    mapping.write_text('[columns]\nage = "Alter"\n')
+    study.write_text('name = "s"\n[data.variables.age]\n[[plan]]\nname = "n"\ntask = "count"\n')
+    assert failure("contract", "show", mapping).what == "m.toml is a site's mapping, not a data contract."
+    assert failure("contract", "show", study).what == "s.toml is a study, not a data contract."
+    assert failure("map", study, "--mapping", study).what == "s.toml is a study, not a site's mapping."
 
 
 def test_the_schemas_are_printed() -> None:

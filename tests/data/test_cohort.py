@@ -43,8 +43,14 @@ def test_every_row_that_is_left_out_is_counted_once_with_the_first_rule_that_it_
     assert keep.sum() + left_out.total() == len(FRAME)
 
 
+def test_a_date_is_told_as_a_date():
+    data = spec(seen={"at_least": "2020-01-01", "at_most": "2020-12-31"})
+    _, left_out = included(data, to_rows(spec(), FrameSource(FRAME)).columns)
+    assert left_out == {"'seen' lies outside 2020-01-01 to 2020-12-31": 1}
+
+
 def test_a_table_without_anyone_of_the_cohort_says_which_rules_left_them_out():
-    with pytest.raises(DataError, match=r"No row of the table belongs.*4 because 'age' lies below 200"):
+    with pytest.raises(DataError, match=r"No row of the table belongs.*'age' lies below 200 \(4\)"):
         ages(spec(age={"at_least": 200}))
 
 

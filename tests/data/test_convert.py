@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locum.data import Column, SourceSpec
-from locum.data.convert import arrays_of, as_text, cells_of, convert, texts_of
+from locum.data.convert import arrays_of, as_text, cells_of, convert, identifiers, texts_of
 from locum.errors import DataError, ManifestError
 from locum.study import Variable
 
@@ -89,6 +89,12 @@ DATE = {"type": "date"}
     [
         (["1970-01-02", "19700103", "1969-12-31", "", None], {}, [1, 2, -1, NAN, NAN], 0),
         (["1970-01-01T12:00:00", "1970-01-02 06:00:00.5", "1970-01-01T23:00:00-02:00", "1970-01-02T00:00:00Z"], {}, [0.5, 1.25 + 0.5 / 86400, 25 / 24, 1], 0),
+        (
+            ["1970-01-01T12:00Z", "1970-01-02 02:00:00+02", "1970-01-02 02:00:00.5-01:30"],
+            {},
+            [0.5, 1, 1 + 3.5 / 24 + 0.5 / 86400],
+            0,
+        ),
         (["31.01.1970", "1970-01-31"], {"format": "%d.%m.%Y"}, [30, NAN], 1),
         (["01/02/70 06:00"], {"format": "%d/%m/%y %H:%M"}, [31.25], 0),
         (["30 Feb 1970", "2", "1970-02-30", "?"], {}, [NAN] * 4, 3),
@@ -170,3 +176,27 @@ def test_text_and_arrays():
 def test_units_are_converted_with_the_molar_mass():
     values, _ = run([5.0], {"unit": "mg/dL", "molar_mass": 386.65}, {"unit": "mmol/L"})
     np.testing.assert_allclose(values, [5 * 38.665], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["e\u0301", "\u00e9"], ["\u00e9", "\u00e9"]),
+        (["7.0", "7", "007", " 7 ", "7.5", "x.0"], ["7", "7", "007", "7", "7.5", "x.0"]),
+        (["", " ", "NA", None, "\u00a0"], [None] * 5),
+        ([7.0, NAN, 2.0**53, float("inf")], ["7", None, None, None]),
+        (pl.Series([16_777_215.0, 16_777_217.0], dtype=pl.Float32), ["16777215", None]),
+        ([2**53 + 1], ["9007199254740993"]),
+        (pl.Series([2**63 + 1], dtype=pl.UInt64), ["9223372036854775809"]),
+    ],
+)
+def test_an_identifier_has_one_spelling_or_names_nobody(cells, expected):
+    series = cells if isinstance(cells, pl.Series) else pl.Series(cells)
+    assert identifiers(series, Column.parse("pid"), SourceSpec()).to_list() == expected
+
+
+@pytest.mark.parametrize(("cell", "form"), [("01.02.20", "%d.%m.%Y"), ("0020-02-01", None), ("-0001-01-01", None), ("12:00", "%H:%M")])
+def test_a_year_of_two_digits_is_not_taken_for_antiquity(cell, form):
+    values, wrong = run([cell, "2020-02-01" if form is None else ""], {"type": "date"}, {"format": form} if form else {})
+    assert np.isnan(values[0])
+    assert wrong == 1

@@ -211,3 +211,15 @@ def test_a_csv_file(tmp_path: Path) -> None:
     ward().write_csv(path, separator=";")
     made = draft_contract(open_source(Spec(), path))
     assert parse(made.text).name == "ward-7"
+
+
+def test_rows_that_were_counted_for_patients_are_owned_up_to() -> None:
+    """Thirty rows of one patient look like thirty patients where no column says whose they are."""
+    long = pl.DataFrame({"key": [f"k{i // 30}" for i in range(3000)], "dx": ["the mayor's own" if i < 30 else "common" for i in range(3000)]})
+    made, _ = draft(long)
+    assert "so that it may be published" not in made.text
+    assert "each row counts as a patient" in made.text
+    assert "--patient" in made.text
+    made, _ = draft(long, patient="key")
+    assert "so that it may be published" in made.text
+    assert "mayor" not in made.text

@@ -82,7 +82,7 @@ def test_text_in_a_number_names_column_and_count_but_no_value(tmp_path):
     with pytest.raises(DataError) as caught:
         load_rows(STUDY, None, tmp_path / "t.csv")
     message = str(caught.value)
-    assert "1 of 2 cells in the column 'age' (age) are not a number" in message
+    assert "1 of 2 cells in the column 'age' (age) is not a number" in message
     assert "'chol'" in message
     assert "'stage'" in message
     assert "values = { ... }" in caught.value.fix

@@ -114,3 +114,16 @@ def test_a_mapping_that_does_not_fit(columns, error, says, fix):
 @pytest.mark.parametrize("column", [{"unit": "mg/dL"}, {"unit": "mmol/L", "scale": 18.016}, {}])
 def test_units_that_agree_or_are_converted(column):
     Column.parse({"column": "gluc", **column}).check("glucose", SPEC.variables["glucose"])
+
+
+@pytest.mark.parametrize("kind", [[], {}, 1, True, ["csv"]])
+def test_a_kind_of_source_that_is_no_text(kind):
+    with pytest.raises(ManifestError, match="no kind of source"):
+        SiteMapping.parse({"source": {"type": kind}})
+
+
+def test_a_mapping_file_comes_back_from_its_text(tmp_path):
+    mapping = SiteMapping.parse({"columns": {"x": {"column": 'a\x7f\x1b\u202e"b', "values": {"\x9b": 1}, "scale": 2.0}}})
+    text = mapping.to_toml()
+    assert text.replace("\n", "").isprintable()
+    assert load(tmp_path, text).columns == mapping.columns

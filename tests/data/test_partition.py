@@ -127,6 +127,11 @@ def test_sorting_by_a_variable_separates_its_ranges_as_far_as_asked():
     assert np.bincount(site[::4]).min() > 30  # those without a value are everywhere
 
 
+def test_a_shift_that_shifts_nothing_is_refused():
+    with pytest.raises(ManifestError, match="without scale or offset"):
+        parse("shift:sites=3,variable=x")
+
+
 def test_a_measured_shift_is_the_declared_one():
     shift = Shift(variable="x", sites=400, offset=2.0, scale=1.5, seed=3)
     factor, offset = shift.changes

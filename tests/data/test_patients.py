@@ -64,7 +64,7 @@ def test_a_split_that_was_decided_before_is_kept_and_a_patient_in_both_parts_ref
     rows = to_rows(spec, FrameSource(pl.DataFrame({"pid": ["a", "a", "b"], "x": [1, 2, 3], "held_out": ["yes", "yes", "no"]})), key=KEY)
     assert rows.part("test", spec.split).columns["x"].tolist() == [1, 2]
     assert rows.take(np.array([2, 0])).part("train", spec.split).columns["x"].tolist() == [3]
-    with pytest.raises(DataError, match="1 patients are in the training part and in the test part"):
+    with pytest.raises(DataError, match="1 patient is in the training part and in the test part"):
         to_rows(spec, FrameSource(pl.DataFrame({"pid": ["a", "a", "b"], "x": [1, 2, 3], "held_out": ["yes", "no", "no"]})))
-    with pytest.raises(DataError, match="do not say in 'held_out'"):
+    with pytest.raises(DataError, match="does not say in 'held_out'"):
         to_rows(spec, FrameSource(pl.DataFrame({"pid": ["a", "b"], "x": [1, 2], "held_out": ["yes", ""]})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any
 
@@ -47,7 +48,9 @@ def right(found: Proposed, truth: dict[str, str], what: str) -> float:
 def test_heart_disease_under_other_names(language: str) -> None:
     found = propose(HEART, renamed.heart("cleveland", language))
     assert right(found, renamed.HEART_NAMES[language], f"heart disease, {language}") >= 0.85
-    assert tomllib.loads(found.to_toml())["columns"].keys() == found.mapping.columns.keys()
+    assert tomllib.loads(found.to_toml())["columns"].keys() == {p.variable for p in found.proposals if p.sure == "sure"}
+    uncommented = re.sub(r"^# (\w+ = )(?!.*\.\.\.)", r"\1", found.to_toml(), flags=re.MULTILINE)
+    assert tomllib.loads(uncommented)["columns"].keys() == found.mapping.columns.keys()
 
 
 def test_a_german_table_in_mmol_gives_the_same_numbers_as_the_original() -> None:
@@ -97,6 +100,21 @@ def test_the_unit_is_the_name_s_or_the_one_that_fits_the_values() -> None:
     assert one(NUMBER, "chol", [180.0, 220, 250] * 20).entry == {"column": "chol"}
     wrong = one(NUMBER, "chol_mg_dl", mmol)
     assert "implausible" in " ".join(wrong.ask)
+
+
+def test_the_pressure_is_not_taken_for_the_height() -> None:
+    pressure = {"unit": "mm[Hg]", "minimum": 40, "maximum": 300, "label": "systolic blood pressure"}
+    table = {"Größe": [170.0, 181, 165] * 30, "RR_syst": [120.0, 135, 150] * 30}
+    found = propose(DataSpec.parse({"variables": {"sbp": pressure}}), pl.DataFrame(table))
+    assert found.proposals[0].column == "RR_syst"
+    alone = propose(DataSpec.parse({"variables": {"sbp": pressure}}), pl.DataFrame(table).drop("RR_syst"))
+    assert alone.proposals[0].column is None
+
+
+def test_all_means_all_and_nearly_all_is_not_all() -> None:
+    age = {"unit": "a", "minimum": 0, "maximum": 120}
+    assert "all of its values" in one(age, "age", [5.0, *[50.0] * 299], "age").reasons[1]  # a child is unusual, and allowed
+    assert "99.67 % of its values" in one(age, "age", [150.0, *[50.0] * 299], "age").reasons[1]
 
 
 def test_codes_1_and_2_are_asked_and_not_guessed() -> None:

@@ -161,7 +161,7 @@ def test_what_is_not_on_this_machine(bare):
         registry.verify("heart_disease")
     with pytest.raises(Unavailable, match="not published in this form") as caught:
         registry.load("mitbih")
-    assert "LOCUM_DATA_DIR to a folder that holds mitbih_beats/mitbih_beats_120hz.npz" in caught.value.fix
+    assert "LOCUM_DATA_DIR to the folder in which mitbih_beats/mitbih_beats_120hz.npz lies" in caught.value.fix
     with pytest.raises(LocumError, match="pip install no_such_package"):
         registry.load(replace(registry.get("lung"), files=(replace(registry.get("lung").files[0], package="no_such_package"),)))
 

@@ -94,7 +94,10 @@ def test_add_data_names_the_columns(federation: Any, tmp_path: Path) -> None:
     (tmp_path / "map.toml").write_text(f'[source]\npath = "{site / "table.csv"}"\n[columns]\nx = "age"\n')
     added = site_folder.add_data(site, "mapped", mapping=tmp_path / "map.toml")
     assert added.columns == ("age", "sex")
+    assert added.same_as == ("main",)  # told, and no error: two mappings of one table
     assert [d.name for d in site_folder.list_data(site)] == ["main", "mapped"]
+    (tmp_path / "other.csv").write_text("age\n4\n")
+    assert site_folder.add_data(site, "other", tmp_path / "other.csv").same_as == ()
 
 
 @pytest.mark.parametrize(
@@ -129,3 +132,12 @@ def test_a_folder_that_is_no_site(tmp_path: Path) -> None:
     (tmp_path / "membership.json").write_text("{")
     with pytest.raises(LocumError, match="damaged"):
         site_folder.list_data(tmp_path)
+
+
+def test_a_link_that_leads_to_itself(federation: Any) -> None:
+    site = federation.site("links")
+    (site / "loop.csv").symlink_to(site / "loop.csv")
+    with pytest.raises(LocumError):
+        site_folder.add_data(site, "main", site / "loop.csv")
+    with pytest.raises(ManifestError, match="leads to no file"):
+        site_folder.add_data(site, "main", site / "table.csv", site / "loop.csv")

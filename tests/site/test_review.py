@@ -3,11 +3,13 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from locum.errors import LocumError, NotFound, Refused
 from locum.site import folder as site_folder
 from locum.site.review import NOT_ALLOWED, decide, list_studies, review
+from locum.site.store import Store
 
 
 def test_a_review_says_what_would_run_on_which_columns_and_what_would_leave(federation: Any, study: Any) -> None:
@@ -47,7 +49,7 @@ def test_approve_then_deny(federation: Any, study: Any) -> None:
     [
         ("", "no data set"),
         ("y\n1\n", "'x', which is neither mapped nor a column"),
-        ("x\n1\n2\n-50\n", "lie outside"),
+        ("x\n1\n2\n-50\n", "lies outside"),
         ("x\nabc\n", "not a number"),
         ("x\n", "no rows"),
     ],
@@ -113,3 +115,16 @@ def test_a_digest_that_nobody_knows(federation: Any, study: Any) -> None:
     list_studies(site)
     with pytest.raises(LocumError, match="studies start with ''"):
         review(site, "")
+
+
+def test_a_study_that_this_release_cannot_read_hides_no_other(federation: Any, study: Any) -> None:
+    site = federation.site("older")
+    asked = study("readable-still")
+    federation.client.submit(asked)
+    assert asked.digest in [s.digest for s in list_studies(site)]
+    with Store(site) as store:
+        view = store.study(asked.digest).view
+        store.put_study(msgspec.structs.replace(view, digest="f" * 64, manifest='{"schema": "locum/study/0"}'))
+    found = [s.digest for s in list_studies(site)]
+    assert asked.digest in found
+    assert "f" * 64 not in found

@@ -76,7 +76,10 @@ def test_equal_to_the_pooled_computation(build_study, run_state):
     site = np.repeat(np.arange(4), [len(r) for r in parts])
     y = np.vstack([r.matrix(NAMES) for r in parts])
     results, _, got = harmonised(build_study, run_state, parts)
-    want = reference(y, dummies(parts), site)
+    x = dummies(parts)
+    want = reference(y, x, site)
+    kept = results["h"]["variables"]["a"]
+    assert kept["intercept"] + x.mean(axis=0) @ [*kept["kept"].values()] == pytest.approx(y[:, 0].mean())  # the mean of those with zero covariates
     print("largest difference to the pooled computation", np.abs(got - want).max())
     np.testing.assert_allclose(got, want, atol=1e-9)
     assert np.abs(got - y).max() > 1.0
@@ -191,8 +194,12 @@ def test_wrong_parameters(build_study, change, message):
 
 
 def test_later_steps_know_no_range_of_what_was_harmonised(build_study):
-    with pytest.raises(ManifestError, match="needs the range of 'a'"):
+    with pytest.raises(ManifestError, match=r"needs the range of 'a', which has none after step 'h'.*put it before 'h', or give minimum and maximum"):
         build_plan(build_study(VARIABLES, [HARMONISE, {"name": "q", "task": "quantiles", "variable": "a"}]))
+    drift = {"name": "d", "task": "drift", "variables": ["a"]}
+    with pytest.raises(ManifestError, match=r"put it before 'h'$"):
+        build_plan(build_study(VARIABLES, [HARMONISE, drift]))
+    assert build_plan(build_study(VARIABLES, [drift, HARMONISE]))
 
 
 @pytest.mark.parametrize(("name", "by", "variables", "covariates"), [

@@ -82,6 +82,8 @@ def test_a_site_without_rows_is_not_judged(build_study):
         ([{**DRIFT, "tv": 1.0}], "tv"),
         ([DRIFT, {"name": "h", "task": "histogram", "variable": "age"}], "in different bins"),
         ([DRIFT, {"name": "q", "task": "quantiles", "variable": "age"}], "count the same variable 'age'"),
+        ([DRIFT, {"name": "r", "task": "robust_scale", "variables": ["age"]}], "leave 'age' out of one of them$"),
+        ([{"name": "r", "task": "robust_scale", "variables": ["age"]}, DRIFT], "leave 'age' out of one of them$"),
         ([{"name": "q", "task": "quantiles", "variable": "age"}, DRIFT], "count the same variable 'age'"),
     ],
 )

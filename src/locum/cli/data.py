@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 
 from locum.cli import data_author, data_check
 from locum.cli.output import Json, console, emit, size, table
-from locum.errors import ManifestError
+from locum.errors import ManifestError, counted
 
 if TYPE_CHECKING:
     from locum.data.fetch import Progress
@@ -39,13 +38,14 @@ def list_(as_json: Json = False) -> None:
     if as_json:
         emit(entries)
         return
-    for kind, title in (("sites", "Data sets of several sites"), ("fixture", "Files to try a source on")):
+    for kind, title in (("sites", "Data sets with sites"), ("fixture", "Files to try a source on: they have no sites")):
+        by = ["sites by"] if kind == "sites" else []
         rows = [
-            (d["name"], d["title"], ", ".join(d["sites"]) or "-", d["licence"], d["citation"], size(d["bytes"]), "yes" if d["here"] else "no")
+            (d["name"], d["title"], *[", ".join(d["sites"]) for _ in by], d["licence"], d["citation"], size(d["bytes"]), "yes" if d["here"] else "no")
             for d in entries
             if d["kind"] == kind
         ]
-        table(["name", "what", "sites by", "licence", "please cite", "size", "here"], rows, title=title, right=["size"])
+        table(["name", "what", *by, "licence", "please cite", "size", "here"], rows, title=title, right=["size"])
 
 
 @app.command()
@@ -72,7 +72,7 @@ def get(
         return
     _say(receipt)
     if to is not None:
-        console().print(f"{len(receipt['exported'])} sites written to {to}", markup=False)
+        console().print(f"{counted(len(receipt['exported']), 'site')} written to {to}", markup=False)
 
 
 @app.command()
@@ -135,20 +135,15 @@ def _range(variable: Variable) -> str:
         return ", ".join(variable.categories)
     if variable.shape:
         return " x ".join(map(str, variable.shape))
-    low, high = (_limit(x, variable) for x in (variable.minimum, variable.maximum))
+    low, high = ("" if x is None else variable.written(x) for x in (variable.minimum, variable.maximum))
     return f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}" if high else ""
-
-
-def _limit(value: float | None, variable: Variable) -> str:
-    if value is None:
-        return ""
-    return str(date(1970, 1, 1) + timedelta(days=value)) if variable.type == "date" else f"{value:.12g}"
 
 
 def _bars(sizes: Mapping[str, int]) -> None:
     """One bar a site; of many sites, one bar for all of about the same size."""
     total = sum(sizes.values())
-    title = f"{len(sizes)} sites, {total} rows: {min(sizes.values())} to {max(sizes.values())} a site"
+    each = f": {min(sizes.values()):,} to {max(sizes.values()):,} a site" if len(sizes) > 1 else ""
+    title = f"{counted(len(sizes), 'site')}, {counted(total, 'row')}{each}"
     if len(sizes) <= MOST_BARS:
         most = max(sizes.values())
         table(["site", "rows", ""], [(s, n, _bar(n, most)) for s, n in sizes.items()], title=title, right=["rows"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from locum.cli.output import Json, coloured, console, emit, table
-from locum.errors import Conflict, ManifestError
+from locum.errors import Conflict, ManifestError, agree, counted
 
 if TYPE_CHECKING:
     from locum.data.propose import Proposed
@@ -48,8 +49,10 @@ def contract_new(
         print(draft.text, end="")
         return
     said = console()
-    said.print(f"{out}: {len(draft.columns)} variables drafted from {draft.rows:,} rows, {len(draft.left_out)} columns left out.", markup=False)
-    said.print(f"{draft.text.count('CHECK: ')} lines with CHECK need a decision of yours.", markup=False)
+    made, left = counted(len(draft.columns), "variable"), counted(len(draft.left_out), "column")
+    said.print(f"{out}: {made} drafted from {counted(draft.rows, 'row')}, {left} left out.", markup=False)
+    checks = draft.text.count("CHECK: ")
+    said.print(f"{counted(checks, 'line')} with CHECK {agree(checks, 'needs', 'need')} a decision of yours.", markup=False)
     said.print(f"Now: correct {out}, then see it with: locum data contract show {out}", markup=False)
 
 
@@ -78,8 +81,8 @@ def contract_show(file: Annotated[Path, typer.Argument(help="The contract file."
     out.print(found.title or found.name, markup=False)
     rows = [_row(n, v) for n, v in found.variables.items()]
     table(["variable", "type", "unit", "possible", "plausible", "missing", "what"], rows)
-    for name, rule in found.cohort.include.items():
-        out.print(f"only rows where {name}: {rule.model_dump_json(exclude_none=True)}", markup=False)
+    for line in _terms(found):
+        out.print(line, markup=False)
     for name, advice in odd.items():
         out.print(f"{name}: {advice}", style="yellow", markup=False)
     out.print(f"digest {found.digest}", markup=False)
@@ -120,9 +123,10 @@ def _report(proposed: Proposed, out: Path, study: str) -> None:
     colours = {"sure": "green", "likely": "yellow", "doubtful": "yellow", "none": "red"}
     rows = [(p.variable, p.column or "-", coloured(p.sure, colours[p.sure]), "; ".join(p.reasons), " ".join(p.ask)) for p in proposed.proposals]
     table(["variable", "column", "how sure", "why", "to answer"], rows)
-    done = sum(p.entry is not None for p in proposed.proposals)
+    done, unsure = (sum(p.entry is not None and (p.sure == "sure") == sure for p in proposed.proposals) for sure in (True, False))
     said = console()
-    said.print(f"{out}: {done} of {len(proposed.proposals)} variables mapped. It may quote codes of your table, so it stays here.", markup=False)
+    of = f"{done} of {counted(len(proposed.proposals), 'variable')} mapped, {unsure} more to uncomment where right"
+    said.print(f"{out}: {of}. It may quote codes of your table, so it stays here.", markup=False)
     said.print(f"Now: correct {out}, then check it with: locum data check {study} --mapping {out}", markup=False)
 
 
@@ -175,21 +179,29 @@ def _kind(v: Variable) -> str:
 
 
 def _range(v: Variable, low: float | None, high: float | None) -> str:
-    from datetime import timedelta
-
-    from locum.study.contract import EPOCH
-
-    def text(limit: float | None) -> str:
-        if limit is None:
-            return ""
-        return (EPOCH + timedelta(days=limit)).isoformat() if v.type == "date" else f"{limit:g}"
-
-    return f"{text(low)} to {text(high)}" if (low, high) != (None, None) else ""
+    ends = ["" if limit is None else v.written(limit) for limit in (low, high)]
+    return f"{ends[0]} to {ends[1]}" if all(ends) else f"from {ends[0]}" if ends[0] else f"up to {ends[1]}" if ends[1] else ""
 
 
 def _missing(v: Variable) -> str:
+    if v.role == "patient":
+        return "none"
     codes = f"; {', '.join(f'{c:g}' for c in v.missing_codes)} mean no value" if v.missing_codes else ""
-    return f"up to {v.max_missing:.0%}{codes}"
+    return (f"up to {100 * v.max_missing:.4g}%" if v.max_missing else "none") + codes
+
+
+def _terms(found: ContractFile) -> Iterator[str]:
+    """Who belongs to the cohort, what each site needs, and how patients are split, in words."""
+    from locum.data.cohort import says
+
+    for name, rule in found.cohort.include.items():
+        out = says(name, rule, found.variables[name])
+        yield f"Left out: rows in which {out}" + ("" if out.endswith("is missing") else ", or is missing") + "."
+    events = f" and {counted(found.cohort.min_events, 'event')}" if found.cohort.min_events else ""
+    yield f"Each site needs at least {counted(found.cohort.min_patients, 'patient')}{events}."
+    split = found.of_role("split")
+    drawn = f"{found.split.test_share:.0%} of the patients, drawn by a hash with the salt '{found.split.salt}'"
+    yield f"For tests: {drawn}." if split is None else f"For tests: the patients for whom '{split}' says so."
 
 
 def _odd_units(found: ContractFile) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from locum.cli.output import Json, coloured, console, emit, table
-from locum.errors import ManifestError
+from locum.errors import ManifestError, counted
 
 if TYPE_CHECKING:
     from locum.data.gates import Finding, Progress, Report
@@ -82,7 +83,7 @@ def _print(report: Report, source: str) -> None:
     out = console()
     colour = COLOURS[report.result]
     out.print(f"[bold {colour}]{report.result}[/] ", end="")
-    out.print(f"{source}: {report.rows:,} rows, {report.patients:,} patients. All of this stays on this machine.", markup=False)
+    out.print(f"{source}: {counted(report.rows, 'row')}, {counted(report.patients, 'patient')}. All of this stays on this machine.", markup=False)
     for line in _counts(report):
         out.print(line, markup=False)
     for finding in report.about(""):
@@ -104,15 +105,18 @@ def _in_order(report: Report, names: list[str]) -> list[str]:
 
 def _counts(report: Report) -> Iterator[str]:
     """Counts in = counts out + counts refused."""
+    from locum.data.gates.words import reasons
+
     if report.source is not None:
-        parts = [f"{n:,} {reason}" for kind in ("refused", "left_out") for reason, n in report.source[kind].items()]
-        yield f"Records: {report.source['read']:,} read, {report.source['used']:,} used" + (f"; {'; '.join(parts)}." if parts else ", none refused.")
+        kinds = {word: Counter(report.source[kind]) for word, kind in (("refused", "refused"), ("left out", "left_out"))}
+        parts = [f"; {found.total():,} {word}: {reasons(found, most=None)}" for word, found in kinds.items() if found]
+        yield f"Records: {report.source['read']:,} read, {report.source['used']:,} used{''.join(parts) or ', none refused'}."
         for note, n in report.source["notes"].items():
             yield f"Note: {note}: {n:,}."
     if report.cohort:
         yield "Not of the cohort: " + "; ".join(f"{n:,} because {reason}" for reason, n in report.cohort.items()) + "."
     if report.repeated:
-        yield f"{report.repeated:,} rows are of a patient who has another row."
+        yield f"{counted(report.repeated, 'row is', 'rows are')} of a patient who has another row."
     if report.events is not None:
         yield f"Events: {report.events:,}."
 
@@ -139,7 +143,7 @@ def _say(finding: Finding, report: Report | None = None) -> None:
     out.print(f"[{COLOURS[finding.result]}]{finding.result}[/] ", end="")
     out.print(f"{finding.variable or 'table'}, {finding.gate}: {finding.what}.", markup=False)
     if finding.fix:
-        out.print(f"       To fix it: {finding.fix}.", markup=False)
+        out.print(f"       To fix it: {finding.fix}{'' if finding.fix.endswith('?') else '.'}", markup=False)
     if finding.examples:
         out.print(f"       Here only: {told(finding.examples)}.", markup=False)
     unknown = report.variables[finding.variable].unknown if report and finding.variable in report.variables and finding.gate == "conformance" else {}

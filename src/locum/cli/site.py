@@ -9,6 +9,7 @@ import typer
 
 from locum.cli import data_check, ledger, waiver
 from locum.cli.output import Json, console, emit, secret, size, table, when
+from locum.errors import counted
 
 app = typer.Typer(no_args_is_help=True)
 data_app = typer.Typer(no_args_is_help=True)
@@ -64,9 +65,11 @@ def add(
     if as_json:
         emit(added)
     else:
-        console().print(
-            f"'{added.name}' is {added.source or 'what the mapping asks for'}, {len(added.columns)} columns: {', '.join(added.columns[:30])}", markup=False
-        )
+        said, more = console(), f" and {len(added.columns) - 30} more" if len(added.columns) > 30 else ""
+        columns = f"{counted(len(added.columns), 'column')}: {', '.join(added.columns[:30])}{more}"
+        said.print(f"'{added.name}' is {added.source or 'what the mapping asks for'}, {columns}", markup=False)
+        for other in added.same_as:
+            said.print(f"Note: '{other}' is the same table. Its patients have one privacy ledger: private studies go on under one name.", markup=False)
 
 
 @data_app.command("list")
@@ -172,4 +175,4 @@ def releases(folder: Folder = FOLDER, as_json: Json = False) -> None:
         return
     rows = [(x.n, when(x.time), x.entry.step, x.entry.purpose, x.entry.scalars, size(x.entry.nbytes), x.entry.cohort, x.entry.protection) for x in lines]
     table(["line", "when (UTC)", "step", "what", "numbers", "size", "sites in sum", "protection"], rows, right=["line", "numbers", "size"])
-    console().print(f"{len(lines)} releases; the chain of hashes holds.", markup=False)
+    console().print(f"{counted(len(lines), 'release')}; the chain of hashes holds.", markup=False)

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from locum.cli.output import Json, console, emit, table, when
+from locum.errors import counted
 
 app = typer.Typer(no_args_is_help=True)
 Folder = Annotated[Path, typer.Option(envvar="LOCUM_SITE", help="The site's folder.")]
@@ -41,7 +42,7 @@ def grant(
         emit(made.model_dump(mode="json"))
     else:
         what = f"'{made.variable}'" if made.variable else "the table"
-        console().print(f"Waived: gate {made.gate} on {what}, for at most {made.at_most} rows. Next: locum site review {study[:12]}", markup=False)
+        console().print(f"Waived: gate {made.gate} on {what}, for at most {counted(made.at_most, 'row')}. Next: locum site review {study[:12]}", markup=False)
 
 
 @app.command("list")

@@ -23,18 +23,19 @@ def included(data: DataSpec, columns: Mapping[str, NDArray[np.float64]]) -> tupl
         if rule.among is None and rule.at_least is None and rule.at_most is None:
             continue
         meets = _meets(x, rule, variable)
-        left_out[says(name, rule)] += int((keep & ~meets).sum())
+        left_out[says(name, rule, variable)] += int((keep & ~meets).sum())
         keep &= meets
     return keep, +left_out
 
 
-def says(name: str, rule: Rule) -> str:
-    """Whom a rule leaves out, in words."""
+def says(name: str, rule: Rule, variable: Variable) -> str:
+    """Whom a rule leaves out, in words; besides, every rule leaves out those without a value."""
+    low, high = (None if x is None else variable.written(x) for x in (rule.at_least, rule.at_most))
     if rule.among is not None:
         return f"'{name}' is none of {', '.join(rule.among)}"
-    if rule.at_least is not None and rule.at_most is not None:
-        return f"'{name}' lies outside {rule.at_least:g} to {rule.at_most:g}"
-    return f"'{name}' lies below {rule.at_least:g}" if rule.at_least is not None else f"'{name}' lies above {rule.at_most:g}"
+    if low and high:
+        return f"'{name}' lies outside {low} to {high}"
+    return f"'{name}' lies below {low}" if low else f"'{name}' lies above {high}" if high else f"'{name}' is missing"
 
 
 def _meets(x: NDArray[np.float64], rule: Rule, variable: Variable) -> NDArray[np.bool_]:

@@ -222,7 +222,9 @@ def _read_times(text: pl.Series, form: str | None) -> pl.Series:
     if time.null_count() > text.null_count():
         for iso in _ISO_TIMES:
             time = time.zip_with(time.is_not_null(), text.str.to_datetime(iso, strict=False, time_unit="us"))
-        zoned = text.str.replace("Z$", "+00:00").str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", strict=False, time_unit="us")
+        full = text.str.replace("Z$", "+00:00").str.replace(r"^(\d{4}-\d\d-\d\d) ", "${1}T").str.replace(r"(T.*[+-]\d\d)$", "${1}:00")
+        full = full.str.replace(r"(T\d\d:\d\d)([+-])", "${1}:00${2}")  # PostgreSQL writes +02, and some leave out the seconds
+        zoned = full.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", strict=False, time_unit="us")
         time = time.zip_with(time.is_not_null(), zoned.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
     return time
 

@@ -245,7 +245,7 @@ def _categories(variable: Drafted, p: Profile) -> None:
         variable.lines.append(
             Line(
                 "",
-                why=f"{CHECK}{rare} more, of fewer than {LEAST} patients or no plain text, left out; add those you know, or other = one of the categories",
+                why=f"{CHECK}{rare} more, of fewer than {LEAST} patients each or no plain text, left out; add those you know, or other = one of these",
             )
         )
 

@@ -12,7 +12,11 @@ Progress = Callable[[str, int, int], None]
 """Called with the file's name, the bytes that are here, and the bytes that it has."""
 
 _CHUNK = 1 << 16
-_FIX = "try again; where there is no network, bring the file and set LOCUM_DATA_DIR to the folder that holds its data set"
+
+
+def _bring(to: Path) -> str:
+    """What to do where a file cannot be had from the web."""
+    return f"bring {to.parent.name}/{to.name} from elsewhere, and set LOCUM_DATA_DIR to the folder in which {to.parent.name} lies"
 
 
 def sha256_of(path: Path) -> str:
@@ -37,7 +41,7 @@ def download(url: str, to: Path, *, sha256: str, size: int, progress: Progress |
             raise DataError(
                 f"What was downloaded as {to.name} is not the file that the registry knows.",
                 why="Its SHA-256 differs, so it was altered on the way or at its source.",
-                fix="try again; behind a proxy that rewrites files, bring the file yourself and set LOCUM_DATA_DIR",
+                fix=f"try again; behind a proxy that rewrites files, {_bring(to)}",
             )
         part.replace(to)
     except OSError as error:
@@ -49,6 +53,7 @@ def download(url: str, to: Path, *, sha256: str, size: int, progress: Progress |
 def _receive(url: str, part: Path, name: str, size: int, progress: Progress) -> None:
     import httpx  # here, because most commands need no network
 
+    fix = f"try again; where there is no network, {_bring(part.with_name(name))}"
     have = part.stat().st_size if part.exists() else 0
     have = have if have < size else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})  # the digest is of the file, not of a gzip of it
@@ -56,7 +61,7 @@ def _receive(url: str, part: Path, name: str, size: int, progress: Progress) -> 
         with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30.0) as response:
             if response.status_code not in (200, 206):
                 part.unlink(missing_ok=True)
-                raise Unavailable(f"{name} cannot be downloaded from {url}.", why=f"The server answered {response.status_code}.", fix=_FIX)
+                raise Unavailable(f"{name} cannot be downloaded from {url}.", why=f"The server answered {response.status_code}.", fix=fix)
             resumed = have > 0 and response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             have = have if resumed else 0
             with part.open("ab" if resumed else "wb") as file:
@@ -69,8 +74,8 @@ def _receive(url: str, part: Path, name: str, size: int, progress: Progress) -> 
             if have > size:
                 part.unlink()
                 what = f"{url} sends more than the {size:,} bytes that {name} has."
-                raise DataError(what, fix="the published file has changed; set LOCUM_DATA_DIR to a folder with the right one")
+                raise DataError(what, fix=f"the published file has changed; {_bring(part.with_name(name))}")
             if have < size:
                 raise Unavailable(f"The download of {name} ended after {have:,} of {size:,} bytes.", fix="try again: it goes on from there")
     except httpx.HTTPError as error:
-        raise Unavailable(f"{name} cannot be downloaded from {url}.", why=f"{type(error).__name__}: {error}.", fix=_FIX) from None
+        raise Unavailable(f"{name} cannot be downloaded from {url}.", why=f"{type(error).__name__}: {error}.", fix=fix) from None

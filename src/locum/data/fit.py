@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from locum.data import codings, units
 from locum.data import toml_text as toml
+from locum.data.gates.words import share
 from locum.data.names import Concept, concepts, meant, split_unit
 from locum.data.profile import Profile, sentinels
-from locum.errors import ManifestError
+from locum.errors import ManifestError, counted
 from locum.study.contract import Variable
 
 
@@ -73,12 +74,12 @@ def _boolean(name: str, variable: Variable, p: Profile) -> Fit:
     entry: dict[str, Any] = {"values": coded} if coded else {}
     if odd:
         entry["missing"] = odd
-    return Fit(1.0, entry, [f"{len(values)} values of yes and no"], [f"does {', '.join(odd)} mean no value?"] if odd else [])
+    return Fit(1.0, entry, [f"{counted(len(values), 'value')} of yes and no"], [f"does {', '.join(odd)} mean no value?"] if odd else [])
 
 
 def _odd_codes(values: list[str]) -> list[str]:
     """9, 99, -1 and the like beside two or more other values: hardly yes or no."""
-    odd = [v for v in values if v in ("9", "99", "-1", "-9", "-99", "8", "88", "999", "U", "unknown", "Unknown", "unk")]
+    odd = [v for v in values if v in ("9", "99", "-1", "-9", "-99", "8", "88", "999", "u", "U", "unknown", "Unknown", "unk")]
     return odd if len(values) - len(odd) >= 1 else []
 
 
@@ -109,7 +110,7 @@ def _number(name: str, variable: Variable, p: Profile) -> Fit:
         return Fit(0.0, usable=False, ask=["it holds text; which column holds the numbers?"])
     found = Fit(p.number_share)
     if p.numbers < p.filled:
-        found.ask.append(f"{p.filled - p.numbers} cells are no numbers: list those that mean no value as missing = [...]")
+        found.ask.append(f"{counted(p.filled - p.numbers, 'cell is no number', 'cells are no numbers')}: list those that mean no value as missing = [...]")
     hard = (variable.minimum if variable.minimum is not None else -np.inf, variable.maximum if variable.maximum is not None else np.inf)
     unit = split_unit(p.name)[1]
     factor = _factor(unit, variable)
@@ -127,12 +128,15 @@ def _number(name: str, variable: Variable, p: Profile) -> Fit:
     known = plausible is not None or np.isfinite(hard).any()
     found.score *= (0.1 + 0.9 * inside) if known else 0.6
     if known:
-        found.reasons.append(f"{inside:.0%} of its values lie where they should")
+        asked = variable.plausible or (hard if np.isfinite(hard).any() else (low, high))  # what the contract says, before what is usual
+        right = int(((converted >= asked[0]) & (converted <= asked[1])).sum())
+        where = f", read in {found.entry['unit']}" if "unit" in found.entry else ""
+        found.reasons.append(f"{'all' if right == len(values) else share(right, len(values))} of its values lie where they should{where}")
     if variable.type == "integer" and found.entry.get("unit") is None and (np.round(values) != values).mean() > 0.01:
         found.score *= 0.5
-    for value, share in spikes.items():
+    for value, part in spikes.items():
         outside = not hard[0] <= value * factor.scale + factor.offset <= hard[1]
-        found.ask.append(f"does {value:g} mean no value? {share:.1%} of the values" + ("" if outside else f"; if so, missing = [{value:g}]"))
+        found.ask.append(f"does {value:g} mean no value? {part:.1%} of the values" + ("" if outside else f"; if so, missing = [{value:g}]"))
         if outside:
             found.entry.setdefault("missing", []).append(value)
     return found

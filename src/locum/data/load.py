@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from locum.data.cohort import included
 from locum.data.convert import arrays_of, cells_of, convert, identifiers, storable, texts_of
-from locum.data.gates.words import TYPES, advice, place
+from locum.data.gates.words import TYPES, advice, place, reasons
 from locum.data.mapping import Column, SiteMapping
 from locum.data.patients import is_test, pseudonyms
 from locum.data.rows import Rows
 from locum.data.sources.base import MAX_CELLS, Source, open_source
-from locum.errors import DataError, TooLarge
+from locum.errors import DataError, TooLarge, agree, counted
 from locum.study.manifest import DataSpec, Study
 
 
@@ -50,9 +50,8 @@ def refuse_unreadable(source: Source, accepted: float) -> None:
     """Raise `DataError` where more records were unreadable than the mapping accepts."""
     tally = source.tally
     if tally.refused.total() > accepted * tally.read:
-        reasons = "; ".join(f"{n} {reason}" for reason, n in tally.refused.most_common(5))
         raise DataError(
-            f"{tally.refused.total()} of {tally.read} records of {source.name} cannot be used: {reasons}.",
+            f"{tally.refused.total():,} of {counted(tally.read, 'record')} of {source.name} cannot be used: {reasons(tally.refused)}.",
             why="No record is guessed or dropped in silence.",
             fix="correct them at their source, or accept the loss with accept_refused = 0.01 (a share) under [source] in the mapping",
         )
@@ -102,8 +101,9 @@ class _Reader:
             raise DataError(f"{self.where} has no rows.", fix="check the export, and the filter that made it")
         self._refuse_bad()
         if not any(len(p) for p in self._parts):
-            reasons = "; ".join(f"{n} because {reason}" for reason, n in self._left_out.most_common(5))
-            raise DataError(f"No row of {self.where} belongs to the study's cohort: {reasons}.", fix="check the units and codes in the mapping, or stay out")
+            raise DataError(
+                f"No row of {self.where} belongs to the study's cohort: {reasons(self._left_out)}.", fix="check the units and codes in the mapping, or stay out"
+            )
         columns, arrays, texts = (
             {n: np.concatenate([getattr(p, kind)[n] for p in self._parts]) for n in getattr(self._parts[0], kind)} for kind in ("columns", "arrays", "texts")
         )
@@ -142,21 +142,26 @@ class _Reader:
 
     def _refuse_bad(self) -> None:
         if self._nameless:
+            who = f"{self._nameless:,} of {counted(self._seen, 'row')} {agree(self._nameless, 'has', 'have')}"
             raise DataError(
-                f"{self._nameless} of {self._seen} rows have no patient identifier, or one that was cut to a rounded number.",
+                f"{who} no patient identifier, or one that was cut to a rounded number.",
                 why="Without one, a patient's rows cannot be kept together.",
                 fix="complete the identifiers, or leave those rows out of the export; long numbers are exported as text",
             )
         bad = {n: count for n, count in self._bad.items() if count}
         if bad:
-            told = [f"{count} of {self._seen} cells {place(self.found[n], n)} are not {TYPES[self.names[n].type]}" for n, count in [*bad.items()][:5]]
-            fixes = dict.fromkeys(advice(self.names[n]) for n in bad)
+            of = f"of {counted(self._seen, 'cell')}"
+            told = [f"{count:,} {of} {place(self.found[n], n)} {agree(count, 'is', 'are')} not {TYPES[self.names[n].type]}" for n, count in [*bad.items()][:5]]
+            fixes = dict.fromkeys(advice(self.names[n], self.found[n]) for n in bad)
             raise DataError("; ".join(told) + ".", why="No cell is guessed or dropped.", fix="; ".join(fixes))
 
     def _test(self, column: NDArray[np.float64], name: str) -> NDArray[np.bool_]:
         missing = int(np.isnan(column).sum())
         if missing:
-            raise DataError(f"{missing} rows do not say in '{name}' which part they are in.", fix="complete it: 1 for test, 0 for training")
+            raise DataError(
+                f"{counted(missing, 'row does', 'rows do')} not say in '{name}' which part {agree(missing, 'it is', 'they are')} in.",
+                fix="complete it: 1 for test, 0 for training",
+            )
         return np.asarray(column == 1)
 
 
@@ -165,7 +170,7 @@ def refuse_both_parts(rows: Rows, test: NDArray[np.bool_]) -> None:
     both = len(np.unique(np.column_stack([rows.codes, test]), axis=0)) - rows.patients
     if both:
         raise DataError(
-            f"{both} patients are in the training part and in the test part.",
+            f"{counted(both, 'patient is', 'patients are')} in the training part and in the test part.",
             why="A model would be tested on patients whom it has seen.",
             fix="give all of a patient's rows the same value",
         )

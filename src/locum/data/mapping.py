@@ -27,7 +27,7 @@ from locum.data import toml_text as toml
 from locum.data.sources.base import AnySpec
 from locum.data.sources.table import Spec as TableSpec
 from locum.errors import DataError, ManifestError
-from locum.study.document import Document, nearest, read_toml
+from locum.study.document import Document, expect, nearest, read_toml
 from locum.study.manifest import DataSpec, Variable, VariableName
 
 
@@ -129,7 +129,7 @@ class SiteMapping(Document):
     def load(cls, path: str | Path) -> Self:
         """Read a mapping from a TOML file; its source path then starts at that file's folder. Raises `ManifestError`."""
         path = Path(path)
-        mapping = cls.parse(read_toml(path), where=path.name)
+        mapping = cls.parse(expect("mapping", read_toml(path), path), where=path.name)
         return mapping.model_copy(update={"source": mapping.source.found_from(path.parent)})
 
     def resolve(self, data: DataSpec, have: Sequence[str], where: str = "the table") -> dict[str, Column]:
@@ -145,7 +145,7 @@ class SiteMapping(Document):
             else:
                 raise DataError(
                     f"The study needs '{name}', which is neither mapped nor a column of {where}.",
-                    fix=f'{nearest(name, [*self.columns, *have])} Map it under [columns]: {name} = "the column"',
+                    fix=f'map it under [columns]: {name} = "the column"; {nearest(name, [*self.columns, *have])}',
                 )
         return found
 

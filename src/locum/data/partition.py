@@ -10,13 +10,13 @@ the sites were made up.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from locum.errors import ManifestError
+from locum.errors import ManifestError, counted
 from locum.study.document import Document, nearest
 from locum.study.manifest import VariableName
 
@@ -50,9 +50,8 @@ class Partition(Document):
             raise ManifestError(f"The partition '{self.kind}' needs the values of '{self.reads}'.")
         code, n = _in_order(unit)
         if n < self.sites * self.min_rows:
-            raise ManifestError(
-                f"{n} patients cannot be dealt to {self.sites} sites with at least {self.min_rows} rows each.", fix="ask for fewer sites, or fewer rows"
-            )
+            what = f"{counted(n, 'patient')} cannot be dealt to {counted(self.sites, 'site')} with at least {counted(self.min_rows, 'row')} each."
+            raise ManifestError(what, fix="ask for fewer sites, or fewer rows")
         seen = np.full(len(code), np.nan) if values is None else np.asarray(values, dtype=np.float64)
         return self.deal(code, n, seen, np.random.Generator(np.random.PCG64(self.seed)))[code]
 
@@ -181,6 +180,12 @@ class Shift(Iid):
     variable: VariableName
     offset: Annotated[float, Field(ge=0)] = 0.0
     scale: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _shifts(self) -> Self:
+        if self.scale == 1 and self.offset == 0:
+            raise ValueError("without scale or offset all sites measure alike: give for example scale=1.1, or offset=5")
+        return self
 
     @property
     def changes(self) -> tuple[Floats, Floats]:

@@ -7,6 +7,7 @@ told is left as a comment to fill in: codes 1 and 2 are asked, not guessed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,13 +54,17 @@ class Proposed:
 
     @property
     def mapping(self) -> SiteMapping:
-        """The lines that are proposed, as a mapping."""
+        """All lines that are proposed, sure or not, as a mapping."""
         columns = {p.variable: p.entry for p in self.proposals if p.entry is not None}
         return SiteMapping.parse({"source": self.source.model_dump(exclude_unset=True), "columns": columns}, where="proposal")
 
     def to_toml(self) -> str:
-        """The text of a mapping file. It may quote codes of the table, so it stays at the site."""
-        lines = [toml.comment("Proposed from the names and values of the table. Correct every line; the reasons may then go."), "[source]"]
+        """The text of a mapping file, in which only sure lines take effect. It may quote codes of the table, so it stays at the site."""
+        lines = [
+            toml.comment("Proposed from the names and values of the table. Read every line, and correct it; the reasons may then go."),
+            toml.comment("What is not sure is commented out: remove the # where it is right."),
+            "[source]",
+        ]
         lines += [f"{k} = {toml.value(v)}" for k, v in self.source.model_dump(exclude_unset=True).items()]
         lines += ["", "[columns]"]
         for p in self.proposals:
@@ -67,7 +72,7 @@ class Proposed:
             lines += [toml.comment(f"ASK: {question}") for question in p.ask]
             if p.entry is not None:
                 short = p.entry["column"] if [*p.entry] == ["column"] else p.entry
-                lines.append(f"{p.variable} = {toml.value(short)}")
+                lines.append(f"{'' if p.sure == 'sure' else '# '}{p.variable} = {toml.value(short)}")
             else:
                 guess = {"column": p.column or "...", **({"values": {"...": "..."}} if p.column else {})}
                 lines.append(toml.comment(f"{p.variable} = {toml.value(guess)}"))
@@ -95,10 +100,11 @@ def propose_mapping(data: DataSpec, source: Source, spec: SourceSpec | None = No
             values = fits[i, j] = fit(v, data.variables[v], found[columns[j]])
             scores[i, j] = (NAME_SHARE * names[i, j] + (1 - NAME_SHARE) * values.score) * (1.0 if values.score > 0.05 else 0.5)
     chosen = _assign(scores)
-    proposals = [
-        _proposal(v, columns, scores[i], float(names[i, chosen[i]]), chosen[i], fits[i, chosen[i]]) if i in chosen else _unfound(v, columns, names[i])
-        for i, v in enumerate(variables)
-    ]
+    proposals = []
+    for i, v in enumerate(variables):
+        tried = {j: f for (k, j), f in fits.items() if k == i}
+        found_one = i in chosen and _proposal(v, columns, scores[i], float(names[i, chosen[i]]), chosen[i], tried[chosen[i]])
+        proposals.append(found_one or _unfound(v, columns, names[i], tried))
     used = {p.column for p in proposals}
     return Proposed(tuple(proposals), spec, max((p.rows for p in found.values()), default=0), tuple(c for c in columns if c not in used))
 
@@ -120,6 +126,7 @@ def _wanted(name: str, variable: Variable) -> dict[str, float]:
     """The concepts that a variable may be, by its code, name, label and role."""
     wanted = meant(name, variable.code, variable.label)
     if {"female", "male"} & {*wanted}:
+        wanted |= {other: max(wanted.get(other, 0.0), 0.4) for other in ("female", "male")}  # the one is the other, turned round
         wanted["sex"] = max(wanted.get("sex", 0.0), 0.95 * max(wanted.get("female", 0.0), wanted.get("male", 0.0)))
     if variable.role in ("patient", "time", "event", "outcome", "group"):
         wanted[variable.role] = max(wanted.get(variable.role, 0.0), 0.75)
@@ -138,13 +145,15 @@ def _name_score(name: str, variable: Variable, column: str, wanted: dict[str, fl
     if shared:
         return max(0.97 * shared, words)
     if max(wanted.values(), default=0.0) >= 0.9 and max(have.values(), default=0.0) >= 0.9 and words < 1.0:
-        return min(words, 0.35)  # both are known, and they are not the same
+        return min(words, 0.15)  # both are known, and they are not the same
     return words
 
 
-def _unfound(name: str, columns: list[str], names: NDArray[np.float64]) -> Proposal:
+def _unfound(name: str, columns: list[str], names: NDArray[np.float64], fits: Mapping[int, Fit]) -> Proposal:
     best = int(np.argmax(names)) if len(columns) else None
     near = f"the nearest name is '{columns[best]}'" if best is not None and names[best] > 0.3 else "no column has a name like it"
+    if best is not None and names[best] > NAME_SHARE and best in fits:
+        return Proposal(name, None, 0.0, "none", (f"'{columns[best]}' has such a name, and its values are none of this variable",), ask=tuple(fits[best].ask))
     return Proposal(name, None, 0.0, "none", (near,))
 
 

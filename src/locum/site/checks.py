@@ -9,7 +9,7 @@ from pathlib import Path
 from locum.client import A_WHILE, Patience
 from locum.data.gates import Gate, Progress, Report
 from locum.data.gates.waiver import WAIVABLE, Waiver
-from locum.errors import ManifestError
+from locum.errors import ManifestError, counted
 from locum.site.folder import load_config, load_identity, open_store
 from locum.site.review import choose, find
 from locum.site.tables import judged
@@ -53,18 +53,18 @@ def waive(
 
     Raises `ManifestError` where the gate refuses nothing that can be waived.
     """
-    found = check(folder, digest, data, patience=patience)
     if gate not in WAIVABLE:
         raise ManifestError(f"The gate '{gate}' cannot be waived.", fix=f"these can: {', '.join(WAIVABLE)}")
+    found = check(folder, digest, data, patience=patience)
     refused = [f for f in found.report.of("REFUSE") if f.gate == gate and f.variable == variable]
     if not refused:
         there = [f"{f.gate} {f.variable}".strip() for f in found.report.of("REFUSE")]
         raise ManifestError(f"The gate '{gate}' does not refuse '{variable or 'the table'}' here.", fix=nearest(f"{gate} {variable}", there) if there else "")
     said = {"variable": variable, "gate": gate, "at_most": at_most or max(1, refused[0].count), "reason": reason, "by": by, "until": until}
-    waiver = Waiver.parse({"study": found.study.digest, **said}, where="the waiver")
+    waiver = Waiver.parse({"study": found.study.digest, "data": found.data, **said}, where="the waiver")
     if not waiver.covers(refused[0]):
         raise ManifestError(
-            f"This refusal is about {refused[0].count} rows, and the waiver covers {waiver.at_most}.", fix="raise --at-most, or correct the data"
+            f"This refusal is about {counted(refused[0].count, 'row')}, and the waiver covers {waiver.at_most:,}.", fix="raise --at-most, or correct the data"
         )
     with open_store(folder) as store:
         grant(store, load_identity(folder), waiver)

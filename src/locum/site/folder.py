@@ -20,6 +20,7 @@ from locum.federation.door import SitePolicy
 from locum.federation.identity import Identity
 from locum.site.ledgers import LedgerTerms
 from locum.site.store import DataSet, LogLine, Store
+from locum.site.tables import same_table
 from locum.study.document import Document, read_toml
 from locum.study.manifest import NAME
 
@@ -46,12 +47,13 @@ class SiteConfig(Document):
 
 
 class AddedData(msgspec.Struct, frozen=True):
-    """A data set that this site now has, and the columns that were found in it."""
+    """A data set that this site now has, and the columns that were found in it. same_as: its other data sets of the same table."""
 
     name: str
     source: str
     mapping: str
     columns: tuple[str, ...]
+    same_as: tuple[str, ...] = ()
 
 
 def enroll(folder: Path, invitation: str, *, ca: Path | None = None, plain: bool = False, patience: Patience = A_WHILE) -> Membership:
@@ -87,15 +89,24 @@ def add_data(folder: Path, name: str, source: str | Path | None = None, mapping:
     """
     if not NAME.match(name):
         raise ManifestError(f"'{name}' is not a name for a data set.", fix="use lower-case letters, digits, '-', '_' and '.'")
-    rules = str(Path(mapping).resolve()) if mapping else ""
+    rules = _absolute(mapping) if mapping else ""
     spec = (SiteMapping.load(rules) if rules else SiteMapping()).source
     table = open_source(spec, source)
     where = source or spec.path
-    file = str(Path(where).resolve()) if where else ""
+    file = _absolute(where) if where else ""
     columns = tuple(table.columns())
+    added = DataSet(name, file, rules)
     with open_store(folder) as store:
-        store.put_data(DataSet(name, file, rules))
-    return AddedData(name, file, rules, columns)
+        same = tuple(d.name for d in store.data() if d.name != name and same_table(d, added))
+        store.put_data(added)
+    return AddedData(name, file, rules, columns, same)
+
+
+def _absolute(path: str | Path) -> str:
+    try:
+        return str(Path(path).resolve())
+    except (OSError, RuntimeError):  # links that lead to each other
+        raise ManifestError(f"{path} leads to no file.", fix="check the path and its links") from None
 
 
 def list_data(folder: Path) -> list[DataSet]:

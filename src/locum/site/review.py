@@ -12,7 +12,7 @@ from typing import Any
 from locum.client import A_WHILE, Api, Membership, Patience
 from locum.client.membership import open_connection
 from locum.data.gates import Report
-from locum.errors import DataError, LocumError, NotFound, Refused, Unavailable
+from locum.errors import DataError, LocumError, NotFound, Refused, Unavailable, counted
 from locum.federation.budget import budget_of
 from locum.federation.identity import PublicKey
 from locum.federation.summation import wire_layout
@@ -107,7 +107,7 @@ class Pending:
 def list_studies(folder: Path, *, patience: Patience = A_WHILE) -> list[Pending]:
     """Every study of the federation and this site's decision on it, after a look at the coordinator if it can be reached.
 
-    A study whose text and signature do not match is left out.
+    A study whose text and signature do not match, or that this release cannot read, is left out.
     """
     with open_store(folder) as store:
         try:
@@ -115,7 +115,7 @@ def list_studies(folder: Path, *, patience: Patience = A_WHILE) -> list[Pending]
         except Unavailable:
             if not store.studies():
                 raise
-        return [_pending(known) for known in store.studies()]
+        return [p for known in store.studies() if (p := _pending(known)) is not None]
 
 
 def review(folder: Path, digest: str, *, data: str | None = None, patience: Patience = A_WHILE) -> Review:
@@ -141,7 +141,8 @@ def decide(folder: Path, digest: str, *, approve: bool, data: str | None = None,
         if approve:
             seen = _look_up(folder, store, known, data)
             if seen.problems:
-                raise Refused("This study cannot be approved here: " + "; ".join(seen.problems), fix="correct what is named, or deny the study")
+                what = "This study cannot be approved here: " + "; ".join(seen.problems)
+                raise Refused(what, fix="correct what is named (locum site check shows all of the table's findings), or deny the study")
             if seen.exact and not exact and load_config(folder).policy.exact != "allow":
                 raise Refused(
                     "This study's sums leave without noise, so they may say something about a single patient to someone who knows the others.",
@@ -185,11 +186,14 @@ def find(folder: Path, store: Store, digest: str, patience: Patience) -> tuple[K
         return found[0], open_study(found[0].view, found[0].view.digest)
     if found:
         raise LocumError(f"{len(found)} studies start with '{digest}'.", fix="give more of the digest")
-    raise NotFound(f"No study starts with '{digest}'.", fix="list the studies; a digest is 64 hexadecimal digits")
+    raise NotFound(f"No study starts with '{digest}'.", fix="list them: locum site studies; a digest is 64 hexadecimal digits")
 
 
-def _pending(known: KnownStudy) -> Pending:
-    study = Study.from_json(known.view.manifest.encode())
+def _pending(known: KnownStudy) -> Pending | None:
+    try:
+        study = Study.from_json(known.view.manifest.encode())
+    except LocumError:  # kept by a release that was less strict: it must not hide the others
+        return None
     return Pending(known.view.digest, study.name, study.title, known.view.requester, known.decision, known.told)
 
 
@@ -322,7 +326,7 @@ def _step(number: int, s: StepReview) -> str:
     count = f"{s.scalars} numbers, the site's weight among them" if s.scalars is not None else "as many numbers as an earlier step's answer says"
     return "\n".join(
         [
-            f"Step {number}: {s.name} (task {s.task}, at most {s.rounds} rounds)",
+            f"Step {number}: {s.name} (task {s.task}, at most {counted(s.rounds, 'round')})",
             *_wrapped("reads", ", ".join(s.reads) or "no column"),
             *_wrapped("leaves", s.leaves),
             f"  per round   {count}",
@@ -341,9 +345,9 @@ def _terms(r: Review) -> str:
 def _data(r: Review) -> str:
     if r.report is None:
         return _lines("This site's data", ("not checked",))
-    counts = f"data set '{r.data}': {r.report.rows} rows of {r.report.patients} patients, check says {r.report.result}"
+    counts = f"data set '{r.data}': {counted(r.report.rows, 'row')} of {counted(r.report.patients, 'patient')}, check says {r.report.result}"
     what = "the released numbers" if r.clear else f"the sum, if the other sites in it are known or collude with its reader (at least {r.min_cohort} sites),"
-    few = () if r.report.patients >= FEW or not r.exact else (f"WARN: from {r.report.patients} patients {what} can give single values away",)
+    few = () if r.report.patients >= FEW or not r.exact else (f"WARN: from {counted(r.report.patients, 'patient')} {what} can give single values away",)
     return _lines("This site's data (this stays here)", (counts, *few, *(f"{f.result}: {f.what}" for f in r.report.findings if f.result != "PASS")))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from locum.data.gates import Report, check
@@ -17,6 +18,13 @@ from locum.site.tables import drift_found, live, open_table, stamp
 from locum.site.waivers import in_force
 from locum.study.manifest import Study
 
+Notice = Callable[[str, Mapping[str, object]], None]
+"""Called with an event for the site's own log, and its details."""
+
+
+def silent(event: str, details: Mapping[str, object]) -> None:
+    """No log."""
+
 
 class RowSource(Protocol):
     """Where an agent's rows come from."""
@@ -28,11 +36,13 @@ class RowSource(Protocol):
 class SiteRows:
     """The rows of the data set that each study was approved on. A few studies' rows stay in memory.
 
-    The gates judge every time: a waiver may have been withdrawn, or be over. key: the site's own, which has signed the waivers.
+    The gates judge every time: a waiver may have been withdrawn, or be over. Where sums are exact, a table that does not pass any more is
+    declined. Under privacy it is not, for one patient may decide that, and a decline tells it without noise: then the people here are told
+    (`notice`), and what a private task cannot use adds nothing. key: the site's own, which has signed the waivers.
     """
 
-    def __init__(self, store: Store, key: PublicKey, *, keep: int = 4) -> None:
-        self.store, self.key, self.keep = store, key, keep
+    def __init__(self, store: Store, key: PublicKey, *, keep: int = 4, notice: Notice = silent) -> None:
+        self.store, self.key, self.keep, self.notice = store, key, keep, notice
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, tuple[object, Rows, Report]] = OrderedDict()
 
@@ -50,7 +60,9 @@ class SiteRows:
             while len(self._kept) > self.keep:
                 self._kept.popitem(last=False)
         _, rows, report = kept
-        if not study.terms.privacy.on:  # otherwise declining in the middle of a run would say without noise what was found
-            report = with_drift(report, drift_found(self.store, study))
-        report.waived(in_force(self.store, self.key, study.digest)).raise_if_refused()
+        report = with_drift(report, drift_found(self.store, study)).waived(in_force(self.store, self.key, study.digest, data.name))
+        if not study.terms.privacy.on:
+            report.raise_if_refused()
+        elif refused := report.of("REFUSE"):
+            self.notice("the table does not pass its gates any more", {"study": study.digest, "gates": [f"{f.variable} {f.gate}".strip() for f in refused]})
         return rows

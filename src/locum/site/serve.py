@@ -48,7 +48,7 @@ async def open_agent(
         identity = load_identity(folder)
         async with Api(member.connect(identity, patience=patience, notice=notice, **options)) as api:
             keys = {"coordinator": member.coordinator, "consortium": member.consortium}
-            own = rows or SiteRows(store, identity.public)
+            own = rows or SiteRows(store, identity.public, notice=notice)
             yield Agent(store, api, rows=own, ledgers=SiteLedgers(store, member.name), log=log, policy=config.policy, poll_s=poll_s, **keys)  # type: ignore[arg-type]
 
 

@@ -38,7 +38,7 @@ def judged(store: Store, key: PublicKey, study: Study, name: str, min_patients: 
     """What the gates say of the table called `name`, with the waivers in force. Raises `LocumError` where it cannot be read at all."""
     mapping, source = open_table(next(d for d in store.data() if d.name == name), load_key(store.folder))
     report = check_source(study.data, source, mapping, min_patients=min_patients, progress=progress)
-    return with_drift(report, drift_found(store, study)).waived(in_force(store, key, study.digest))
+    return with_drift(report, drift_found(store, study)).waived(in_force(store, key, study.digest, name))
 
 
 def drift_found(store: Store, study: Study) -> dict[str, Distance]:

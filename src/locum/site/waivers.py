@@ -62,10 +62,10 @@ def waivers(store: Store, key: PublicKey, study: str) -> list[KeptWaiver]:
     return list(found.values())
 
 
-def in_force(store: Store, key: PublicKey, study: str) -> list[Waiver]:
-    """Those that count now: not withdrawn, and not over."""
+def in_force(store: Store, key: PublicKey, study: str, data: str) -> list[Waiver]:
+    """Those that count now for a study on the table called `data`: not withdrawn, and not over."""
     today = datetime.fromtimestamp(store.clock(), UTC).date()
-    return [w.waiver for w in waivers(store, key, study) if w.withdrawn is None and w.waiver.in_force(study, today)]
+    return [w.waiver for w in waivers(store, key, study) if w.withdrawn is None and w.waiver.in_force(study, data, today)]
 
 
 def _put(store: Store, identity: Identity, study: str, said: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from locum.errors import ManifestError
 from locum.study.canonical import canonical, sha256
-from locum.study.document import Document, read_toml
+from locum.study.document import Document, expect, read_toml
 
 CONTRACT_SCHEMA = "locum/contract/1"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
@@ -112,6 +112,13 @@ class Variable(Document):
         if self.role == "split" and self.type != "boolean":
             raise ValueError("a variable of role 'split' is a boolean: 1 for the patients that are tested on")
         return self
+
+    def written(self, limit: float) -> str:
+        """A limit as people write it: a number, or of a date the day."""
+        try:
+            return (EPOCH + timedelta(days=limit)).isoformat() if self.type == "date" else f"{limit:.12g}"
+        except OverflowError:  # beyond the year 9999
+            return f"{limit:.12g}"
 
 
 class Split(Document):
@@ -221,7 +228,7 @@ class ContractFile(DataSpec):
     def load(cls, path: str | Path) -> Self:
         """Read a contract from a TOML file; raises `ManifestError`."""
         path = Path(path)
-        return cls.parse({"schema": CONTRACT_SCHEMA, **read_toml(path)}, where=path.name)
+        return cls.parse({"schema": CONTRACT_SCHEMA, **expect("contract", read_toml(path), path)}, where=path.name)
 
     @classmethod
     def of(cls, data: DataSpec) -> ContractFile:

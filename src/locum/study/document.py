@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from locum.errors import ManifestError
 
 MAX_DOCUMENT_BYTES = 1 << 20
+MOST_KNOWN = 40
+"""Words that a message lists: a table may have thousands of columns."""
 MAX_QUOTED = 400
 """Characters of a key or of one problem in a message."""
 
@@ -50,15 +52,30 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{path} cannot be read: {error.strerror}.") from None
 
 
+_FILES = {
+    "study": ("a study", "give it without --contract or --mapping: locum data check {file}"),
+    "contract": ("a data contract", "give it with --contract: locum data check --contract {file}"),
+    "mapping": ("a site's mapping", "give it with --mapping: locum data check study.toml --mapping {file}"),
+}
+
+
+def expect(kind: str, value: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a file that should be a 'study', a 'contract' or a 'mapping'. Raises `ManifestError` where it is another one of them."""
+    schema = str(value.get("schema", "")).split("/")
+    marks = {"study": ("plan",), "contract": ("variables",), "mapping": ("columns", "source")}
+    found = schema[1] if schema[0] == "locum" and len(schema) > 1 else next((k for k, keys in marks.items() if any(key in value for key in keys)), kind)
+    if found != kind and found in _FILES:
+        raise ManifestError(f"{path.name} is {_FILES[found][0]}, not {_FILES[kind][0]}.", fix=_FILES[found][1].format(file=path))
+    return value
+
+
 def nearest(word: str, known: list[str]) -> str:
     """A sentence that names the closest known word, or lists the known ones."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(sorted(known))}"
-
-
-def counted(n: int, noun: str, plural: str = "") -> str:
-    """A number and what it counts, as people write it: "1 row", "2,000 rows"."""
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+    if close:
+        return f"did you mean '{close[0]}'?"
+    more = f" and {len(known) - MOST_KNOWN:,} more" if len(known) > MOST_KNOWN else ""
+    return f"known here: {', '.join(sorted(known)[:MOST_KNOWN])}{more}"
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> ManifestError:
@@ -76,7 +93,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Manif
             problems.append(f"'{place}': {message[0].lower()}{message[1:]}" if place else message)
     more = len(error.errors(include_url=False)) - 5
     text = "; ".join(problems) + (f"; and {more} more" if more > 0 else "")
-    return ManifestError(f"{where}: {text}.", fix="; ".join(fixes))
+    return ManifestError(f"{where}: {text}.", fix="; ".join(dict.fromkeys(fixes)))
 
 
 def _short(text: str) -> str:

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from locum.errors import ManifestError
 from locum.study.canonical import canonical, sha256
 from locum.study.contract import EPOCH, NAME, Cohort, ContractFile, DataSpec, Line, Name, Rule, Split, Variable, VariableName, in_order
-from locum.study.document import MAX_DOCUMENT_BYTES, Document, read_toml
+from locum.study.document import MAX_DOCUMENT_BYTES, Document, expect, read_toml
 
 __all__ = [
     "EPOCH", "NAME", "SCHEMA", "Cohort", "DataSpec", "Masking", "Name", "Privacy", "Rule", "Split", "Step", "Study", "Terms", "Variable", "VariableName",
@@ -223,7 +223,7 @@ class Study(Document):
     def load(cls, path: str | Path) -> Self:
         """Read a study from a TOML file, with the contract file that it may name; raises `ManifestError`."""
         path = Path(path)
-        return cls.parse(_with_contract(read_toml(path), path.parent), where=path.name)
+        return cls.parse(_with_contract(expect("study", read_toml(path), path), path.parent), where=path.name)
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:

@@ -133,7 +133,7 @@ class Combat(Transform[CombatParams]):
         return {
             "n": int(self.own(state, "rows")),
             "sites": int(self.own(state, "sites")),
-            "variables": {g: {"mean": alpha, "sd": variance**0.5, "kept": dict(zip(names, beta, strict=True))} for g, alpha, variance, beta in found},
+            "variables": {g: {"intercept": alpha, "sd": variance**0.5, "kept": dict(zip(names, beta, strict=True))} for g, alpha, variance, beta in found},
         }
 
     def derived(self) -> dict[str, Variable]:

@@ -70,7 +70,7 @@ class Histogram(BaseTask[HistogramParams]):
                 )
         for step, other in earlier_on(self, ("quantiles", "robust_scale", "impute"), self.params.variable, self.params.part):
             if step.task != "impute" or other.get("method") == "median":
-                check_beside_quantiles(self.step.name, step.name, self.params)
+                check_beside_quantiles(self.step, step, self.params)
 
     def leaves(self) -> str:
         rule = f"cells of fewer than {self.params.threshold} patients are suppressed in the answer" if self.params.threshold else "no cell is suppressed"
@@ -151,13 +151,14 @@ def earlier_counts(task: BaseTask[Any], variable: str, part: Part) -> Iterator[t
         yield step, HistogramParams(variable=variable, bins=params.get("bins", DRIFT_BINS), part=params.get("part", "all"))
 
 
-def check_beside_quantiles(histogram: str, quantiles: str, params: HistogramParams) -> None:
+def check_beside_quantiles(histogram: Step, quantiles: Step, params: HistogramParams) -> None:
     """Raise `ManifestError` where a histogram that suppresses cells stands beside quantiles of the same variable."""
     if params.threshold:
         raise ManifestError(
-            f"The steps '{histogram}' and '{quantiles}' count the same variable '{params.variable}'.",
+            f"The steps '{histogram.name}' and '{quantiles.name}' count the same variable '{params.variable}'.",
             why="A quantile tells how many values lie below it: a cell that the histogram suppresses would follow from its neighbours.",
-            fix="leave one of them out; quantiles can be read off a histogram. Or set threshold = 0 in the histogram, which then shows small cells",
+            fix=f"leave '{params.variable}' out of one of them"
+            + ("; quantiles can be read off a histogram. Or set threshold = 0 in it, which then shows small cells" if histogram.task == "histogram" else ""),
         )
 
 
@@ -176,11 +177,14 @@ def contract_range(task: BaseTask[Any], name: str, otherwise: str, low: float | 
     """The given limits, or the declared minimum and maximum of a variable; raises `ManifestError` where there is neither."""
     variable = task.study.data.variables[name]
     low, high = variable.minimum if low is None else low, variable.maximum if high is None else high
-    if low is None or high is None:
-        raise ManifestError(
-            f"Step '{task.step.name}' needs the range of '{name}'.", fix=f"declare its minimum and maximum in the contract, or give {otherwise}"
-        )
-    return low, high
+    if low is not None and high is not None:
+        return low, high
+    given = f", or give {otherwise}" if task.step.task in ("histogram", "quantiles") else ""
+    changed = next((t.step.name for t in reversed(task.transforms) if name in t.derived()), None)
+    if changed is not None:
+        what = f"Step '{task.step.name}' needs the range of '{name}', which has none after step '{changed}'."
+        raise ManifestError(what, why="Changed values may lie outside the range that the contract declares.", fix=f"put it before '{changed}'{given}")
+    raise ManifestError(f"Step '{task.step.name}' needs the range of '{name}'.", fix=f"declare its minimum and maximum in the contract{given}")
 
 
 def counts_at_or_below(x: Floats, edges: Floats) -> Floats:

@@ -61,7 +61,7 @@ class Quantiles(BaseTask[QuantilesParams]):
     def check_plan(self) -> None:
         """Raise `ManifestError` where an earlier histogram of the variable suppresses cells; `tasks.histogram` says why."""
         for step, params in earlier_counts(self, self.params.variable, self.params.part):
-            check_beside_quantiles(step.name, self.step.name, params)
+            check_beside_quantiles(step, self.step, params)
 
     def reads(self) -> tuple[str, ...]:
         return (self.params.variable,)

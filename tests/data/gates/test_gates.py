@@ -173,7 +173,7 @@ def test_records_that_the_source_refused(g, accept, result):
     report = check_source(g.SPEC, Torn(g.frame(6)), SiteMapping.parse({"source": {"accept_refused": accept}}))
     finding = g.of(report, "", "source")
     assert (finding.result, finding.count) == (result, 2)
-    assert "2 of 8 records cannot be used: 2 records are cut off" in finding.what
+    assert "2 of 8 records cannot be used: records are cut off (2)" in finding.what
 
 
 def test_a_source_that_loses_records_is_refused(g):

@@ -50,7 +50,7 @@ def test_without_examples_no_cell_is_in_it(g):
 
 def test_only_its_owner_may_read_it(tmp_path, g):
     path = tmp_path / "page.html"
-    path.write_text("before")
+    path.write_text("<!doctype html>before")
     path.chmod(0o644)
     write_page(path, page(report_of(g), title="s", source="t"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

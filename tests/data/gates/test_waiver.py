@@ -8,7 +8,7 @@ from locum.data.gates.waiver import Waiver
 from locum.errors import DataError, ManifestError
 
 STUDY = "a" * 64
-GOOD = {"study": STUDY, "variable": "chol", "gate": "completeness", "at_most": 5, "reason": "the analyser was out of order", "by": "Dr Example"}
+GOOD = {"study": STUDY, "data": "main", "variable": "chol", "gate": "completeness", "at_most": 5, "reason": "the analyser was out of order", "by": "Dr Example"}
 
 
 def test_a_refusal_that_is_covered_becomes_a_warning_that_names_the_waiver(g):
@@ -30,10 +30,11 @@ def test_a_waiver_covers_its_own_variable_gate_and_number_of_rows(g, other):
 
 def test_a_waiver_is_for_one_study_and_until_a_day():
     waiver = Waiver.parse(GOOD | {"until": "2026-03-31"})
-    assert waiver.in_force(STUDY, date(2026, 3, 31))
-    assert not waiver.in_force(STUDY, date(2026, 4, 1))
-    assert not waiver.in_force("b" * 64, date(2026, 3, 31))
-    assert Waiver.parse(GOOD).in_force(STUDY, date(2099, 1, 1))
+    assert waiver.in_force(STUDY, "main", date(2026, 3, 31))
+    assert not waiver.in_force(STUDY, "main", date(2026, 4, 1))
+    assert not waiver.in_force("b" * 64, "main", date(2026, 3, 31))
+    assert not waiver.in_force(STUDY, "other", date(2026, 3, 31))
+    assert Waiver.parse(GOOD).in_force(STUDY, "main", date(2099, 1, 1))
 
 
 @pytest.mark.parametrize(

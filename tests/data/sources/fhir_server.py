@@ -1,4 +1,4 @@
-"""A small FHIR server for tests, a process of its own: Patients, paged by an opaque cursor, behind a token, that is busy at times.
+"""A small FHIR server for tests, a process of its own: Patients, paged by an opaque cursor, and Observations, behind a token, that is busy at times.
 
 Run as `python fhir_server.py PORT`. What it does is chosen by the search parameter `mode`.
 """
@@ -16,6 +16,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 PEOPLE = [{"resourceType": "Patient", "id": f"p{i}", "gender": "male" if i % 2 else "female", "birthDate": "1950-01-02"} for i in range(25)]
+LDL = [
+    {"resourceType": "Observation", "id": f"o{i}", "subject": {"reference": f"Patient/p{i // 2}"}, "valueQuantity": {"value": 100 + i}, "status": "final"}
+    for i in range(20)
+]
 calls: Counter[str] = Counter()
 
 
@@ -68,11 +72,27 @@ async def search(request: Request) -> Response:
     return JSONResponse({"resourceType": "Bundle", "type": "searchset", "total": len(PEOPLE), "link": links, "entry": entry})
 
 
+async def observations(request: Request) -> Response:
+    """Pages of Observations. With _include each brings the Patients that its Observations are of, as FHIR has it."""
+    if request.headers.get("authorization") != "Bearer sesame":
+        return outcome(401, "login")
+    q = request.query_params
+    start, include = int(q.get("start", "0")), q.get("_include", "")
+    calls[f"Observation@{start}"] += 1
+    page = LDL[start : start + 7]
+    entry: list[dict[str, Any]] = [{"resource": o, "search": {"mode": "match"}} for o in page]
+    if include == "Observation:subject":
+        people = {int(o["subject"]["reference"].removeprefix("Patient/p")) for o in page}
+        entry += [{"resource": PEOPLE[k], "search": {"mode": "include"}} for k in sorted(people)]
+    more = [{"relation": "next", "url": f"Observation?start={start + 7}&_include={include}"}] if start + 7 < len(LDL) else []
+    return JSONResponse({"resourceType": "Bundle", "type": "searchset", "link": more, "entry": entry})
+
+
 async def called(request: Request) -> Response:
     return JSONResponse(calls)
 
 
-app = Starlette(routes=[Route("/r4/Patient", search), Route("/calls", called)])
+app = Starlette(routes=[Route("/r4/Patient", search), Route("/r4/Observation", observations), Route("/calls", called)])
 
 if __name__ == "__main__":
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")

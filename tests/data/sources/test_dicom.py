@@ -16,10 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from locum.data.sources import decode, dicom_file
+from locum.data.sources.base import Unusable, read
 from locum.data.sources.base import open_source as open_any
-from locum.data.sources.base import read
 from locum.data.sources.dicom import DicomSource, Spec, open_source
-from locum.data.sources.tree import Unusable
 from locum.errors import DataError, ManifestError
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra imaging")

@@ -3,21 +3,23 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from locum.data.fhir import run_view
-from locum.data.fhir.table import NO_ROW, NOT_SELECTED, OTHER_TYPE
+from locum.data.fhir.table import FURTHER, NO_ROW, NOT_SELECTED, OTHER_TYPE
+from locum.data.fhir.tables import NO_VIEW
 from locum.data.sources import fhir
 from locum.data.sources.base import open_source as open_any
 from locum.data.sources.base import read
-from locum.data.sources.fhir import BROKEN, TOO_LONG, FhirSource, Spec, open_source
+from locum.data.sources.fhir import BROKEN, TOO_LONG, Spec, open_source
+from locum.data.sources.fhir_views import JoinedSource, ViewSource
 from locum.errors import DataError, LocumError, ManifestError, TooLarge
 
 SUITE = Path(os.environ.get("LOCUM_DATA_DIR", "/nowhere")) / "sql_on_fhir_v2_tests" / "tests"
@@ -48,7 +50,7 @@ def ndjson(path: Path, *resources: Any) -> Path:
     return path
 
 
-def source(path: Path, view: dict[str, Any] = VIEW) -> FhirSource:
+def source(path: Path, view: dict[str, Any] = VIEW) -> ViewSource:
     return open_source(Spec(view=view), path)
 
 
@@ -96,7 +98,7 @@ def test_every_line_is_accounted_for(tmp_path: Path) -> None:
     assert tally.refused.total() == 8
     assert tally.refused[BROKEN] == 3
     assert "column 'family' has more than one value" in tally.refused
-    assert found.first_refused[BROKEN].startswith("line 3 of a.ndjson")
+    assert found.resources.first_refused[BROKEN].startswith("line 3 of a.ndjson")
 
 
 def test_only_the_columns_asked_for_can_refuse(tmp_path: Path) -> None:
@@ -227,3 +229,221 @@ def test_files_give_what_the_runner_gives(tmp_path: Path) -> None:
             assert found.tally.balanced
             seen += 1
     assert seen > 110
+
+
+def view_of(kind: str, columns: dict[str, tuple[str, str]], *where: str) -> dict[str, Any]:
+    listed = [{"name": name, "path": path, "type": fhir_type} for name, (path, fhir_type) in columns.items()]
+    return {"resource": kind, "where": [{"path": w} for w in where], "select": [{"column": listed}]}
+
+
+def value_view(code: str) -> dict[str, Any]:
+    columns = {
+        "patient": ("subject.getReferenceKey(Patient)", "string"),
+        "value": ("value.ofType(Quantity).value", "decimal"),
+        "taken": ("effective.ofType(dateTime)", "dateTime"),
+    }
+    return view_of("Observation", columns, f"code.coding.where(code = '{code}').exists()")
+
+
+def observation(i: int, who: str, code: str, value: Any, day: str = "2024-03-01T10:00:00+01:00") -> dict[str, Any]:
+    coding = {"coding": [{"system": "http://loinc.org", "code": code}]}
+    reference = {"reference": f"Patient/{who}"}
+    return {"resourceType": "Observation", "id": f"o{i}", "code": coding, "subject": reference, "valueQuantity": {"value": value}, "effectiveDateTime": day}
+
+
+VIEWS: dict[str, Any] = {
+    "patient": view_of("Patient", {"id": ("id", "id"), "born": ("birthDate", "date"), "sex": ("gender", "code")}),
+    "chol": value_view("2093-3"),
+    "pressure": value_view("8480-6"),
+}
+JOIN = """
+SELECT p.id AS patient, p.sex, date_sub('year', p.born, CAST(max(c.taken)[:10] AS DATE)) AS age, max(c.value) AS chol, avg(b.value) AS sbp
+FROM patient p LEFT JOIN chol c ON c.patient = p.id LEFT JOIN pressure b ON b.patient = p.id
+GROUP BY p.id, p.sex, p.born ORDER BY p.id
+"""
+EXPORT = [
+    patient(1, gender="female"),
+    patient(2, gender="male"),
+    patient(3),
+    observation(1, "p1", "2093-3", 201.5),
+    observation(2, "p1", "8480-6", 120),
+    observation(3, "p1", "8480-6", 130),
+    observation(4, "p2", "8480-6", 150),
+    observation(5, "p2", "8867-4", 70),
+    {"resourceType": "Condition", "id": "c"},
+]
+
+
+def joined(path: Path, query: str = JOIN, **more: Any) -> JoinedSource:
+    found = open_source(Spec.parse({"views": VIEWS, "query": query, **more}), path)
+    assert isinstance(found, JoinedSource)
+    return found
+
+
+def test_views_are_joined(tmp_path: Path) -> None:
+    found = joined(ndjson(tmp_path / "a.ndjson", *EXPORT))
+    assert found.columns() == ["patient", "sex", "age", "chol", "sbp"]
+    frame = read(found, ["patient", "sex", "age", "chol", "sbp"])
+    assert frame.rows() == [("p1", "female", 74, 201.5, 125.0), ("p2", "male", None, None, 150.0), ("p3", None, None, None, None)]
+    assert (found.tally.read, found.tally.used, found.tally.balanced) == (3, 3, True)
+    assert found.tally.notes == {
+        "resources read": 9,
+        "resources that make rows of a view": 7,
+        OTHER_TYPE: 1,
+        NO_VIEW: 1,
+        "rows of the view patient": 3,
+        "rows of the view chol": 1,
+        "rows of the view pressure": 3,
+    }
+    assert read(found, ["chol", "patient"]).columns == ["chol", "patient"]
+    assert found.tally.read == 3
+
+
+def test_the_files_are_read_once_for_all_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    real = fhir.open_bounded
+    monkeypatch.setattr(fhir, "open_bounded", lambda path: opened.append(path.name) or real(path))
+    for kind in ("Patient", "Observation", "Condition"):
+        ndjson(tmp_path / f"{kind}.ndjson.gz", *(r for r in EXPORT if r["resourceType"] == kind))
+    assert len(read(joined(tmp_path), ["age"])) == 3
+    assert opened == ["Condition.ndjson.gz", "Observation.ndjson.gz", "Patient.ndjson.gz"]
+
+
+def test_a_resource_that_one_view_refuses_is_in_none(tmp_path: Path) -> None:
+    views = {"all": value_view("x"), "few": view_of("Observation", {"id": ("id", "id"), "value": ("value.ofType(Quantity).value", "decimal")})}
+    views["all"]["where"] = []
+    del views["all"]["select"][0]["column"][1]
+    lines = [observation(i, "p1", "x", "high" if i == 5 else i) for i in range(10)]
+    found = joined(ndjson(tmp_path / "a.ndjson", *lines, "{"), "SELECT a.patient, s.id, s.value FROM \"all\" a, few s WHERE s.id != ''", views=views)
+    frame = read(found, found.columns())
+    assert len(frame) == 81
+    assert "o5" not in frame["id"]
+    assert found.tally.refused == {"view few: column 'value' has a value that is not decimal": 1, BROKEN: 1}
+    assert (found.tally.read, found.tally.used, found.tally.balanced) == (83, 81, True)
+    assert (found.tally.notes["resources read"], found.tally.notes["resources that make rows of a view"]) == (11, 9)
+    assert found.resources.first_refused[BROKEN].startswith("line 11 of a.ndjson")
+
+
+def test_only_views_and_columns_that_the_query_reads_can_refuse(tmp_path: Path) -> None:
+    lines = [patient(1, birthDate="1950"), observation(1, "p1", "2093-3", "high"), observation(2, "p1", "2093-3", 5)]
+    found = joined(ndjson(tmp_path / "a.ndjson", *lines), "SELECT p.id, sex FROM patient p")
+    assert read(found, ["id"]).rows() == [("p1",)]
+    assert (found.tally.refused.total(), found.tally.notes[OTHER_TYPE]) == (0, 2)
+    whole = joined(tmp_path / "a.ndjson", "SELECT p.*, c.value FROM patient p LEFT JOIN chol c ON c.patient = p.id")
+    assert len(read(whole, ["id"])) == 0
+    assert whole.tally.refused.total() == 2
+
+
+def test_cells_are_typed(tmp_path: Path) -> None:
+    query = """SELECT born, value, CAST(value AS DECIMAL(9, 2)) AS exact, taken, CAST(taken[:19] AS TIMESTAMP) AS moment, CAST(taken[:10] AS DATE) AS day,
+               value > 3 AS high, count(*) OVER () AS n FROM patient JOIN chol ON chol.patient = patient.id"""
+    found = joined(ndjson(tmp_path / "a.ndjson", *EXPORT), query)
+    names = ["born", "value", "exact", "taken", "moment", "day", "high", "n"]
+    frame = read(found, names)
+    assert frame.dtypes == [pl.Date, pl.Float64, pl.Float64, pl.String, pl.Datetime("us"), pl.Date, pl.Boolean, pl.Int64]
+    when = "2024-03-01T10:00:00+01:00"
+    assert frame.rows() == [(date(1950, 1, 2), 201.5, 201.5, when, datetime(2024, 3, 1, 10), date(2024, 3, 1), True, 1)]
+    nothing = read(joined(ndjson(tmp_path / "b.ndjson", patient(1)), query), names)
+    assert len(nothing) == 0
+
+
+def test_the_answer_comes_in_chunks_of_one_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fhir, "BLOCK_BYTES", 5000)
+    people = [patient(i, gender="male" if i % 2 else None) for i in range(700)]
+    found = joined(ndjson(tmp_path / "a.ndjson", *people, *(observation(i, f"p{i}", "2093-3", i) for i in range(700))))
+    chunks = list(found.chunks(["patient", "chol", "sbp"], 100))
+    assert {len(c) for c in chunks} == {100}
+    assert {tuple(c.dtypes) for c in chunks} == {(pl.String, pl.Float64, pl.Float64)}
+    assert {p: c for p, c, _ in pl.concat(chunks).rows()} == {f"p{i}": float(i) for i in range(700)}
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("SELECT id FROM patients", "'patients'.*did you mean 'patient'"),
+        ("WITH a AS (SELECT * FROM cohl) SELECT * FROM a", "'cohl'.*did you mean 'chol'"),
+        ("SELECT id FROM patient WHERE id IN (SELECT patient FROM presure)", "'presure'.*did you mean 'pressure'"),
+        ("SELECT id FROM patient WHERE AND", "is no SQL"),
+        ("SELECT idd FROM patient", "does not answer the query"),
+        ("SELECT * FROM read_csv('/etc/hostname')", "does not answer the query"),
+        ("SELECT * FROM '/etc/hostname'", "does not answer the query"),
+        ("COPY patient TO '/tmp/out.csv'", "not a SELECT"),
+        ("SELECT 1; DROP TABLE patient", "semicolon"),
+        ("SELECT 1 AS a", "none of the views"),
+        ("SELECT p.id, c.patient AS id FROM patient p, chol c", "more than one column 'id'"),
+        ("SELECT patient AS p FROM patient", "(neither a number|cannot be told)"),
+    ],
+)
+def test_queries_that_are_refused(tmp_path: Path, query: str, words: str) -> None:
+    ndjson(tmp_path / "a.ndjson", *EXPORT)
+    with pytest.raises(LocumError, match=words):
+        read(found := joined(tmp_path / "a.ndjson", query), found.columns())
+
+
+def test_too_many_rows_for_the_memory_are_too_large(tmp_path: Path) -> None:
+    path = ndjson(tmp_path / "a.ndjson", *(patient(i, name=[{"family": "x" * 2000 + str(i)}]) for i in range(60_000)))
+    views = {"person": view_of("Patient", {"id": ("id", "id"), "family": ("name.family", "string")})}
+    with pytest.raises(TooLarge, match="memory_mb") as caught:
+        read(joined(path, "SELECT id, family FROM person", views=views, memory_mb=64), ["id"])
+    assert "xxx" not in f"{caught.value.what}{caught.value.why}{caught.value.fix}"
+    assert len(read(joined(path, "SELECT id FROM person", views=views, memory_mb=64), ["id"])) == 60_000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"view": VIEW}, "give view, or views"),
+        ({"views": {}}, "give view, or views"),
+        ({"query": None}, "views need one of query and query_file"),
+        ({"query_file": "x.sql"}, "views need one of query and query_file"),
+        ({"views": {}, "view": VIEW}, "one view needs none"),
+        ({"views": {"a b": VIEW}}, "a b"),
+        ({"views": {"a": VIEW, "A": VIEW}}, "one name in SQL"),
+        ({"memory_mb": 1}, "memory_mb"),
+    ],
+)
+def test_views_that_make_no_sense(wrong: dict[str, Any], words: str) -> None:
+    good = {"views": VIEWS, "query": JOIN}
+    with pytest.raises(ManifestError, match=words):
+        Spec.parse({k: v for k, v in {**good, **wrong}.items() if v is not None})
+
+
+def test_columns_that_differ_only_in_case(tmp_path: Path) -> None:
+    views = {"v": view_of("Patient", {"id": ("id", "id"), "ID": ("id", "id")})}
+    with pytest.raises(ManifestError, match="one name in SQL"):
+        joined(ndjson(tmp_path / "a.ndjson"), "SELECT id FROM v", views=views).columns()
+
+
+def test_views_and_query_lie_beside_the_mapping(tmp_path: Path) -> None:
+    for name in ("patient", "chol"):
+        (tmp_path / f"{name}.view.json").write_text(json.dumps(VIEWS[name]))
+    (tmp_path / "join.sql").write_text(JOIN)
+    ndjson(tmp_path / "a.ndjson", *EXPORT)
+    views = {"patient": "patient.view.json", "chol": "chol.view.json", "pressure": VIEWS["pressure"]}
+    spec = Spec.parse({"path": "a.ndjson", "views": views, "query_file": "join.sql"}).found_from(tmp_path)
+    assert {p.name for p in spec.companions()} == {"patient.view.json", "chol.view.json", "join.sql"}
+    assert all(p.is_file() for p in spec.companions())
+    assert spec.model_dump(exclude_unset=True).keys() == {"path", "views", "query_file"}
+    assert read(open_any(spec), ["age"])["age"].to_list() == [74, None, None]
+
+
+def test_rows_that_one_resource_makes_pass_the_gate(tmp_path: Path) -> None:
+    """Gates compare the records used with the rows seen."""
+    view = {"resource": "Patient", "select": [{"column": VIEW["select"][0]["column"][:1]}, {"forEach": "name", "column": [{"name": "n", "path": "family"}]}]}
+    found = source(ndjson(tmp_path / "a.ndjson", patient(1, name=[{"family": "A"}, {"family": "B"}]), patient(2)), view)
+    assert len(read(found, ["n"])) == 3
+    assert (found.tally.read, found.tally.used, found.tally.notes[FURTHER], found.tally.balanced) == (3, 3, 1, True)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.sampled_from(["high", 1, 2.5, None, True, [1, 2]]), max_size=30), st.lists(st.sampled_from(["2093-3", "8480-6", "0"]), min_size=30))
+def test_every_resource_has_one_fate(tmp_path_factory: pytest.TempPathFactory, values: list[Any], codes: list[str]) -> None:
+    lines = [observation(i, "p1", code, value) for i, (value, code) in enumerate(zip(values, codes, strict=False))]
+    path = ndjson(tmp_path_factory.mktemp("any") / "a.ndjson", *lines, patient(1), "{")
+    found = joined(path, "SELECT patient, value FROM chol UNION ALL SELECT patient, value FROM pressure UNION ALL SELECT id, 0 FROM patient")
+    frame = read(found, found.columns())
+    notes = found.tally.notes
+    assert found.tally.balanced
+    assert found.tally.used == len(frame) == notes["resources that make rows of a view"]
+    assert notes["resources read"] == len(lines) + 2 == found.tally.used + found.tally.refused.total() + notes[NO_VIEW]
+    assert notes[NO_VIEW] == sum(c == "0" for _, c in zip(values, codes, strict=False))

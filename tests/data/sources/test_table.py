@@ -364,3 +364,10 @@ def test_a_table_that_is_read_as_a_whole_is_bounded(tmp_path, monkeypatch):
 def test_chunks_are_of_the_size_that_was_asked_for(tmp_path):
     path = written(tmp_path, b"a,b\n" + b"1,2\n" * 1000)
     assert [len(c) for c in open_source(Spec(), path).chunks(["a"], 300)] == [300, 300, 300, 100]
+
+
+@pytest.mark.parametrize("block", [1 << 22, 4, 5, 6, 7])
+def test_a_byte_order_mark_in_a_cell_is_the_cells_wherever_a_block_begins(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(delimited, "BLOCK", block)
+    source = CsvSource(written(tmp_path, "a,b\n1,2\n\ufeff3,4\n\ufeff5,6\n".encode()))
+    assert read(source, ["a"])["a"].to_list() == ["1", "\ufeff3", "\ufeff5"]

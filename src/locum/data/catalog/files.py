@@ -39,7 +39,7 @@ def find(dataset: Published, file: File) -> Path | None:
     places = [Path(given) / dataset.folder / file.name] if given else []
     package = importlib.util.find_spec(file.package) if file.package else None
     places += [Path(root) / file.inside for root in (package.submodule_search_locations or [] if package else [])]
-    return next((p for p in [*places, _cache() / dataset.folder / file.name] if p.is_file()), None)
+    return next((p for p in [*places, _cache() / dataset.folder / file.name] if os.path.isfile(p)), None)
 
 
 def _cache() -> Path:
@@ -66,7 +66,7 @@ def _download(dataset: Published, file: File, progress: Progress | None) -> Path
     raise Unavailable(
         f"{file.name} of '{dataset.name}' is not on this machine, and is not published in this form.",
         why=dataset.note,
-        fix=f"set LOCUM_DATA_DIR to a folder that holds {dataset.folder}/{file.name}; the original is at {dataset.published}",
+        fix=f"set LOCUM_DATA_DIR to the folder in which {dataset.folder}/{file.name} lies; the original is at {dataset.published}",
     )
 
 

@@ -204,7 +204,7 @@ def boundary(of: Fn, kind: str, *, high: bool) -> Fn:
             if text is None:
                 raise EvaluationError("a value that is no date, for a boundary")
             return text
-        if found is None or type(found) in (bool, dict):
+        if found is None or type(found) in (bool, dict, list):
             return None
         number = exact(found)
         exponent = number.as_tuple().exponent

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from itertools import compress
 from math import isfinite
 from typing import Any, TypedDict
 
@@ -25,6 +26,10 @@ from locum.errors import ManifestError
 OTHER_TYPE = "resource of another type"
 NOT_SELECTED = "resource that the view's where does not select"
 NO_ROW = "resource without a row (nothing for its forEach)"
+USED = ""
+"""The fate of a resource that made a row. The others are `NOT_SELECTED`, `NO_ROW`, and the reason why it is refused."""
+SOUND = frozenset((USED, NOT_SELECTED, NO_ROW))
+FURTHER = "further row of a resource that makes several, counted as a record"
 _DTYPES: dict[str, pl.DataType] = {
     "boolean": pl.Boolean(),
     **dict.fromkeys(("integer", "positiveInt", "unsignedInt", "integer64"), pl.Int64()),
@@ -44,7 +49,8 @@ class Table:
         self._columns = self._program.columns
         self._names = [*names]
         self.schema = {c.name: dtype_of(c) for c in self._columns}
-        self.decoder = _decoder(self._program)
+        self.members, self.precise = self._program.members, self._program.precise
+        self.decoder = decoder_of(self.members, precise=self.precise)
 
     def chunks(self, batches: Iterable[Sequence[dict[str, Any]]], size: int, tally: Tally) -> Iterator[pl.DataFrame]:
         """Frames of about `size` rows from batches of decoded resources; what becomes of each resource is added to `tally`."""
@@ -62,44 +68,45 @@ class Table:
             yield pl.concat(waiting, rechunk=True)
 
     def frame(self, resources: Sequence[dict[str, Any]], tally: Tally) -> pl.DataFrame:
-        """The rows of some resources, as one frame."""
-        kind = self._program.resource
-        ours = [r for r in resources if r.get("resourceType") == kind]
-        _count(tally.left_out, OTHER_TYPE, len(resources) - len(ours))
-        parts = [*self._sound(ours, tally)]
-        return (parts[0] if len(parts) == 1 else pl.concat(parts)).select(self._names)
+        """The rows of some resources, as one frame. A resource that makes several rows counts as so many records."""
+        ours = [r for r in resources if r.get("resourceType") == self._program.resource]
+        count(tally.left_out, OTHER_TYPE, len(resources) - len(ours))
+        frame, fates = self.evaluate(ours)
+        for fate, n in Counter(fates).items():
+            if fate != USED:
+                count(tally.left_out if fate in SOUND else tally.refused, fate, n)
+        further = len(frame) - fates.count(USED)
+        tally.read += further
+        tally.used += len(frame)
+        count(tally.notes, FURTHER, further)
+        return frame
 
-    def _sound(self, ours: Sequence[dict[str, Any]], tally: Tally) -> Iterator[pl.DataFrame]:
-        """The frames of those resources that fit; the others are refused."""
+    def evaluate(self, ours: Sequence[dict[str, Any]]) -> tuple[pl.DataFrame, list[str]]:
+        """The rows of resources of the view's type, and the fate of each resource. One that does not fit is refused alone."""
         try:
-            columns, selected, used = self._columns_of(ours)
+            columns, fates = self._columns_of(ours)
             frame = pl.DataFrame([_series(c, cells) for c, cells in zip(self._columns, columns, strict=True)])
         except EvaluationError as error:
             if len(ours) == 1:
-                tally.refused[error.what] += 1
-                yield pl.DataFrame(schema=self.schema)
-                return
+                return pl.DataFrame(schema=self.schema).select(self._names), [error.what]
             half = len(ours) // 2
-            yield from self._sound(ours[:half], tally)
-            yield from self._sound(ours[half:], tally)
-            return
-        tally.used += used
-        _count(tally.left_out, NOT_SELECTED, len(ours) - selected)
-        _count(tally.left_out, NO_ROW, selected - used)
-        yield frame
+            (one, first), (other, second) = self.evaluate(ours[:half]), self.evaluate(ours[half:])
+            return pl.concat([one, other]), first + second
+        return frame.select(self._names), fates
 
-    def _columns_of(self, ours: Sequence[dict[str, Any]]) -> tuple[Sequence[Sequence[Any]], int, int]:
-        """One sequence of cells per column; how many resources were selected, and how many of them made a row."""
+    def _columns_of(self, ours: Sequence[dict[str, Any]]) -> tuple[Sequence[Sequence[Any]], list[str]]:
+        """One sequence of cells per column, and the fate of each resource."""
         program = self._program
-        selected = ours if program.unconditional else [r for r in ours if program.selects(r)]
+        chosen = [True] * len(ours) if program.unconditional else [program.selects(r) for r in ours]
         if program.flat is not None and program.columnwise:
-            return [[value(r) for r in selected] for value in program.flat], len(selected), len(selected)
-        rows, used = [], 0
-        for resource in selected:
-            made = program.rows(resource)
+            selected = [*compress(ours, chosen)]
+            return [[value(r) for r in selected] for value in program.flat], [USED if c else NOT_SELECTED for c in chosen]
+        rows, fates = [], []
+        for resource, wanted in zip(ours, chosen, strict=True):
+            made = program.rows(resource) if wanted else []
             rows += made
-            used += bool(made)
-        return [*zip(*rows, strict=True)] or [()] * len(self._columns), len(selected), used
+            fates.append(USED if made else NO_ROW if wanted else NOT_SELECTED)
+        return [*zip(*rows, strict=True)] or [()] * len(self._columns), fates
 
 
 def dtype_of(column: Column) -> pl.DataType:
@@ -155,15 +162,16 @@ def _dates(name: str, cells: Sequence[Any]) -> pl.Series:
     return days
 
 
-def _decoder(program: Program) -> msgspec.json.Decoder[dict[str, Any]]:
-    """A JSON decoder that skips what the view does not read, and keeps all digits of a number where the view needs them."""
+def decoder_of(members: Iterable[str], *, precise: bool) -> msgspec.json.Decoder[dict[str, Any]]:
+    """A JSON decoder that skips what is not among the members, and keeps all digits of a number where a view needs them."""
     kind: Any = dict[str, Any]
-    if len(program.members) <= _MAX_MEMBERS:
+    wanted = sorted({*members})
+    if len(wanted) <= _MAX_MEMBERS:
         typed_dict: Any = TypedDict  # made from names that only the view tells
-        kind = typed_dict("Resource", dict.fromkeys(sorted(program.members), Any), total=False)
-    return msgspec.json.Decoder(kind, float_hook=Decimal if program.precise else None)
+        kind = typed_dict("Resource", dict.fromkeys(wanted, Any), total=False)
+    return msgspec.json.Decoder(kind, float_hook=Decimal if precise else None)
 
 
-def _count(where: Counter[str], reason: str, n: int) -> None:
+def count(where: Counter[str], reason: str, n: int) -> None:
     if n:
         where[reason] += n

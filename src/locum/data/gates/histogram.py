@@ -103,14 +103,24 @@ class FineBins:
     def __init__(self) -> None:
         self._few: list[Floats] | None = []
         self._n = 0
-        self._positive = np.zeros(_TOP + 1, dtype=np.int64)
+        self._positive: Ints | None = None
         self._negative: Ints | None = None
 
     def add(self, x: Floats) -> None:
-        """x: finite, (n,). The bin is the exponent and the first bits of the fraction of the IEEE 754 number."""
+        """x: finite, (n,)."""
         self._n += len(x)
-        if self._few is not None:
-            self._few = [*self._few, x.copy()] if self._n <= FEW else None
+        if self._few is None:
+            self._count(x)
+            return
+        self._few.append(x.copy())
+        if self._n > FEW:
+            self._count(np.concatenate(self._few))
+            self._few = None
+
+    def _count(self, x: Floats) -> None:
+        """The bin is the exponent and the first bits of the fraction of the IEEE 754 number."""
+        if self._positive is None:
+            self._positive = np.zeros(_TOP + 1, dtype=np.int64)
         bits = x.view(np.int64)
         where = bits & np.int64((1 << 63) - 1)
         where >>= 52 - _BITS
@@ -137,16 +147,20 @@ class FineBins:
         return tuple(np.where(np.abs(middle) < 2.0**_LEAST, 0.0, middle).tolist())
 
     def histogram(self, bins: int = BINS // 2) -> Histogram | None:
-        """Equal bins between the 0.5 % and the 99.5 % quantile, their counts interpolated; None where nothing was counted."""
+        """Equal bins between the 0.5 % and the 99.5 % quantile, the counts of many numbers interpolated; None where nothing was counted."""
         ends = self.quantiles((0.005, 0.995))
         if not ends:
             return None
         low, high = ends
         if low == high:
             low, high = low - abs(low) / 2 - 0.5, high + abs(high) / 2 + 0.5
+        edges = np.linspace(low, high, bins + 1)
+        if self._few:
+            x = np.sort(np.concatenate(self._few))
+            at = np.concatenate([np.searchsorted(x, edges[:-1], side="left"), np.searchsorted(x, edges[-1:], side="right")])
+            return Histogram(tuple(edges.tolist()), tuple(np.diff(at).tolist()), int(at[0]), int(len(x) - at[-1]))
         fine, counts = self._joined()
         reached = np.concatenate([[0.0], np.cumsum(counts)])
-        edges = np.linspace(low, high, bins + 1)
         at = np.rint(np.interp(edges, fine, reached)).astype(np.int64)
         return Histogram(tuple(edges.tolist()), tuple(np.diff(at).tolist()), int(at[0]), int(reached[-1] - at[-1]))
 
@@ -155,9 +169,10 @@ class FineBins:
         steps = np.arange(_TOP + 1)
         edges = np.ldexp(1.0 + (steps % (1 << _BITS)) / (1 << _BITS), _LEAST + (steps >> _BITS))
         upper = np.concatenate([[0.0], edges])
-        counts, whole = self._positive, upper
+        positive = self._positive if self._positive is not None else np.zeros(_TOP + 1, dtype=np.int64)
+        counts, whole = positive, upper
         if self._negative is not None:
-            counts = np.concatenate([self._negative[::-1], self._positive])
+            counts = np.concatenate([self._negative[::-1], positive])
             whole = np.concatenate([-upper[:0:-1], upper])
         full = np.flatnonzero(counts)
         if not len(full):

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from locum.data.gates.accumulators import Accumulator
 from locum.data.gates.report import GATES, Finding, Report, Result, VariableSummary
 from locum.data.gates.stream import Pass
-from locum.data.gates.words import TYPES, advice, extent, number, place, share
+from locum.data.gates.words import TYPES, advice, extent, number, place, reasons, share
+from locum.data.mapping import Column
+from locum.errors import agree, counted
 from locum.study.manifest import Variable
 
 PLAUSIBLE_WARN, PLAUSIBLE_REFUSE = 0.05, 0.5
@@ -51,7 +53,7 @@ def _of_variable(name: str, s: VariableSummary, a: Accumulator, found: Pass) -> 
     yield _conformance(name, s, a, found)
     if s.variable.role != "patient":
         yield _completeness(name, s)
-        yield _plausibility(name, s, a)
+        yield _plausibility(name, s, a, found.columns.get(name))
         yield _variation(name, s)
 
 
@@ -59,10 +61,10 @@ def _source(found: Pass) -> Iterator[Finding]:
     tally = found.source
     if tally is None:
         return
-    refused, reasons = tally.refused.total(), "; ".join(f"{n:,} {reason}" for reason, n in tally.refused.most_common(5))
-    what = f"{refused:,} of {tally.read:,} records cannot be used: {reasons}"
+    refused = tally.refused.total()
+    what = f"{refused:,} of {counted(tally.read, 'record')} cannot be used: {reasons(tally.refused)}"
     if not tally.balanced or tally.used != found.read:
-        what = f"of {tally.read:,} records, {found.read:,} were looked at and {refused + tally.left_out.total():,} set aside: some are lost"
+        what = f"of {counted(tally.read, 'record')}, {found.read:,} were looked at and {refused + tally.left_out.total():,} set aside: some are lost"
         yield Finding("", "source", "REFUSE", abs(tally.read - found.read), what, "report this as a fault of the source's reader")
     elif refused > found.accept_refused * tally.read:
         fix = "correct them at their source, or accept the loss with accept_refused = 0.01 (a share) under [source] in the mapping"
@@ -74,20 +76,26 @@ def _source(found: Pass) -> Iterator[Finding]:
 def _rows(found: Pass, least: int, events: int | None) -> Iterator[Finding]:
     cohort, patients = found.data.cohort, found.patients.patients
     least = max(least, cohort.min_patients)
-    left = f" ({found.cohort.total():,} of {found.read:,} rows do not belong to the cohort)" if found.cohort.total() else ""
+    left = (
+        f" ({found.cohort.total():,} of {counted(found.read, 'row')} {agree(found.cohort.total(), 'does', 'do')} not belong to the cohort)"
+        if found.cohort.total()
+        else ""
+    )
     if found.rows and patients >= least:
         yield Finding("", "rows", "PASS", found.rows)
     else:
-        what = f"there are {patients:,} patients, and {least:,} are needed{left}" if found.read else "there are no rows"
+        there = f"there {agree(patients, 'is', 'are')} {counted(patients, 'patient')}"
+        what = f"{there}, and {least:,} are needed{left}" if found.read else "there are no rows"
         fix = "check the units and codes of what the cohort's rules read" if left else "take part once the site has enough patients"
+        fix = fix if found.read else "check the export, and the filter that made it"
         yield Finding("", "rows", "REFUSE", found.rows, what, fix)
     if events is not None and events < cohort.min_events:
         fix = "take part once the site has enough events, or check how the event is coded"
-        yield Finding("", "rows", "REFUSE", events, f"there are {events:,} events, and {cohort.min_events:,} are needed", fix)
+        yield Finding("", "rows", "REFUSE", events, f"there {agree(events, 'is', 'are')} {counted(events, 'event')}, and {cohort.min_events:,} are needed", fix)
     copies = found.patients.copies
     if copies:
-        what = f"{copies:,} rows equal another row of the same patient in every column"
-        yield Finding("", "rows", "WARN", copies, what, "if they were exported twice, leave the copies out: they count twice in every sum")
+        what = f"{counted(copies, 'row equals', 'rows equal')} another row of the same patient in every column"
+        yield Finding("", "rows", "WARN", copies, what, "where a row was exported twice, leave the copy out: it counts twice in every sum")
 
 
 def _split(found: Pass) -> Iterator[Finding]:
@@ -96,10 +104,10 @@ def _split(found: Pass) -> Iterator[Finding]:
         return
     both, undecided = found.patients.both, found.patients.undecided
     if both:
-        what = f"{both:,} patients are in the training part and in the test part"
+        what = f"{counted(both, 'patient is', 'patients are')} in the training part and in the test part"
         yield Finding("", "split", "REFUSE", both, what, f"give all rows of a patient the same value of '{name}': a model would be tested on whom it has seen")
     if undecided:
-        what = f"{undecided:,} rows do not say in '{name}' which part they are in"
+        what = f"{counted(undecided, 'row does', 'rows do')} not say in '{name}' which part {agree(undecided, 'it is', 'they are')} in"
         yield Finding("", "split", "REFUSE", undecided, what, "complete it: 1 for test, 0 for training")
     if not both and not undecided:
         yield Finding("", "split", "PASS")
@@ -110,45 +118,50 @@ def _conformance(name: str, s: VariableSummary, a: Accumulator, found: Pass) -> 
         return Finding(name, "conformance", "PASS")
     v, where = s.variable, place(found.columns.get(name), name)
     if v.role == "patient":
-        what = f"{s.wrong:,} of {found.read:,} rows have no patient identifier"
+        what = f"{s.wrong:,} of {counted(found.read, 'row')} {agree(s.wrong, 'has', 'have')} no patient identifier"
     elif found.source is None:
-        what = f"{s.wrong:,} values of '{name}' are not {TYPES[v.type]}"
+        what = f"{counted(s.wrong, 'value')} of '{name}' {agree(s.wrong, 'is', 'are')} not {TYPES[v.type]}"
     else:
-        kinds = f" ({len(s.unknown):,} different codes)" if s.unknown else ""
-        what = f"{s.wrong:,} of {found.read:,} cells {where} are not {TYPES[v.type]}{kinds}"
-    fix = advice(v) if found.source is not None else f"correct the source or the mapping of '{name}'"
+        kinds = f" ({counted(len(s.unknown), 'code', 'different codes')})" if s.unknown else ""
+        what = f"{s.wrong:,} of {counted(found.read, 'cell')} {where} {agree(s.wrong, 'is', 'are')} not {TYPES[v.type]}{kinds}"
+    fix = advice(v, found.columns.get(name)) if found.source is not None else f"correct the source or the mapping of '{name}'"
     return Finding(name, "conformance", "REFUSE", s.wrong, what, fix, tuple(a.wrong_examples))
 
 
 def _completeness(name: str, s: VariableSummary) -> Finding:
     codes = f" ({s.recoded:,} of them held a code for 'no value')" if s.recoded else ""
+    there = f"{s.missing:,} of {counted(s.rows, 'value')} of '{name}' {agree(s.missing, 'is', 'are')} missing"
     if s.rows and s.missing / s.rows > s.variable.max_missing:
-        what = f"{s.missing:,} of {s.rows:,} values of '{name}' are missing{codes}, and at most {s.variable.max_missing:.0%} may be"
+        what = f"{there}{codes}, and at most {s.variable.max_missing:.0%} may be"
         return Finding(name, "completeness", "REFUSE", s.missing, what, f"find why '{name}' is missing, or stay out of this study")
     if s.rows and s.missing == s.rows:
         return Finding(name, "completeness", "WARN", s.missing, f"'{name}' has no value at all{codes}")
-    return Finding(name, "completeness", "PASS", s.missing, f"{s.recoded:,} cells held a code for 'no value'" if s.recoded else "")
+    return Finding(name, "completeness", "PASS", s.missing, f"{counted(s.recoded, 'cell')} held a code for 'no value'" if s.recoded else "")
 
 
-def _plausibility(name: str, s: VariableSummary, a: Accumulator) -> Finding:
+def _plausibility(name: str, s: VariableSummary, a: Accumulator, column: Column | None) -> Finding:
     """One finding on both ranges."""
     v, outside, doubtful = s.variable, s.below + s.above, s.low + s.high
     part, says = doubtful / s.values if s.values else 0.0, []
     if outside:
-        says.append(f"{outside:,} values of '{name}' lie {extent(v.minimum, v.maximum, v)} ({s.below:,} below, {s.above:,} above)")
+        lie = f"{counted(outside, 'value')} of '{name}' {agree(outside, 'lies', 'lie')}"
+        says.append(f"{lie} {extent(v.minimum, v.maximum, v)} ({s.below:,} below, {s.above:,} above)")
     if v.plausible is not None and part > PLAUSIBLE_WARN and doubtful > outside:
         between = f"{number(v.plausible[0], v)} and {number(v.plausible[1], v)}{f' {v.unit}' if v.unit else ''}"
-        what = f"{doubtful:,} of {s.values:,} values of '{name}' ({share(doubtful, s.values)}) are implausible: nearly all should lie between {between}"
-        says.append(f"{what} ({s.low:,} below, {s.high:,} above)")
+        what = f"{doubtful:,} of {counted(s.values, 'value')} of '{name}' ({share(doubtful, s.values)}) {agree(doubtful, 'is', 'are')} implausible"
+        says.append(f"{what}: nearly all should lie between {between} ({s.low:,} below, {s.high:,} above)")
     if not says:
         return Finding(name, "plausibility", "PASS", doubtful)
     result: Result = "REFUSE" if outside or part > PLAUSIBLE_REFUSE else "WARN"
     count = doubtful if len(says) > 1 or not outside else outside
-    return Finding(name, "plausibility", result, count, "; ".join(says), _remedy(name, s, a, count), tuple(a.range_examples))
+    return Finding(name, "plausibility", result, count, "; ".join(says), _remedy(name, s, a, count, column), tuple(a.range_examples))
 
 
-def _remedy(name: str, s: VariableSummary, a: Accumulator, outside: int) -> str:
-    """The unit that would explain the values; else a code for 'no value', if most of those outside are equal; else both as possibilities."""
+def _remedy(name: str, s: VariableSummary, a: Accumulator, outside: int, column: Column | None) -> str:
+    """An expression is corrected. Of a column, the unit that would explain the values; else a code for 'no value', if most of those outside are
+    equal; else both as possibilities."""
+    if column is not None and column.expression is not None:
+        return f"correct the expression of '{name}' in the mapping: its units and factors, and codes for 'no value' in its columns"
     units = other_units(s) if outside > PLAUSIBLE_WARN * s.values else ()
     if units:
         others = f", or perhaps in {' or '.join(units[1:])}" if units[1:] else ""

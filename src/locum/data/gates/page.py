@@ -38,7 +38,9 @@ def page(report: Report, *, title: str, source: str, examples: bool = True, seen
 
 
 def write_page(path: Path, html: str) -> None:
-    """Write it for its owner's eyes only (mode 0600). Raises `DataError`."""
+    """Write it for its owner's eyes only (mode 0600), over such a page at most. Raises `DataError`."""
+    if os.path.lexists(path) and not _is_page(path):
+        raise DataError(f"{path} is there already, and is no page of this kind.", why="It may be a table.", fix="choose another name, or remove it first")
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -46,6 +48,16 @@ def write_page(path: Path, html: str) -> None:
             file.write(html)
     except OSError as error:
         raise DataError(f"The page cannot be written to {path}.", why=error.strerror or "", fix="name a file in a folder that you may write to") from None
+
+
+def _is_page(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(15).lower() == b"<!doctype html>"
+    except OSError:
+        return False
 
 
 def _finding(f: Finding, examples: bool) -> dict[str, Any]:

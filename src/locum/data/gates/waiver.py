@@ -14,17 +14,19 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from locum.data.gates.report import Finding, Gate
+from locum.errors import counted
 from locum.study.document import Document
-from locum.study.manifest import VariableName
+from locum.study.manifest import Name, VariableName
 
 WAIVABLE: tuple[Gate, ...] = ("completeness", "plausibility", "variation", "drift")
 
 
 class Waiver(Document):
-    """study: its digest. at_most: rows that it covers; a table in which more rows led to the finding is refused again. by: who
-    answers for it. until: the last day on which it holds."""
+    """study: its digest. data: the site's name for the table. at_most: rows that it covers; a table in which more rows led to the finding is
+    refused again. by: who answers for it. until: the last day on which it holds."""
 
     study: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    data: Name
     variable: VariableName | Literal[""]
     gate: Gate
     at_most: Annotated[int, Field(ge=1)]
@@ -42,11 +44,11 @@ class Waiver(Document):
     def told(self) -> str:
         """For the finding that it covers."""
         until = f", until {self.until.isoformat()}" if self.until else ""
-        return f"waived by {self.by} for up to {self.at_most:,} rows{until}: {self.reason}"
+        return f"waived by {self.by} for up to {counted(self.at_most, 'row')}{until}: {self.reason}"
 
-    def in_force(self, study: str, today: date) -> bool:
-        """Whether it counts for this study (its digest) on this day."""
-        return self.study == study and (self.until is None or today <= self.until)
+    def in_force(self, study: str, data: str, today: date) -> bool:
+        """Whether it counts for this study (its digest) on this table and this day."""
+        return (self.study, self.data) == (study, data) and (self.until is None or today <= self.until)
 
     def covers(self, finding: Finding) -> bool:
         """Whether it is about this finding, and about as many rows."""

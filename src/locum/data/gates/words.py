@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date, timedelta
 
 from locum.data.mapping import Column
@@ -18,15 +19,24 @@ TYPES = {
 }
 
 
-def advice(variable: Variable) -> str:
-    """What to do about cells that are no value."""
+def advice(variable: Variable, column: Column | None = None) -> str:
+    """What to do about cells that are no value. column: where they come from."""
     if variable.role == "patient":
         return "complete the identifiers, or leave those rows out of the export; long numbers are exported as text"
+    if column is not None and column.expression is not None:
+        return 'correct the expression in the mapping, or say for it which cells mean "no value": missing = [...], and which columns are text or dates'
     if variable.type == "category":
-        return "list the site's codes as values = { ... } in the mapping"
+        return 'list the site\'s codes as values = { ... } in the mapping, and those that mean "no value" as missing = [...]'
+    if variable.type == "boolean":
+        return 'in the mapping, say which codes mean 1 and which 0, for example values = { yes = 1, no = 0 }, and which mean "no value": missing = [...]'
     if variable.type == "date":
         return 'say in the mapping how dates are written: { column = "...", format = "%d.%m.%Y" }'
-    return 'in the mapping, list text codes as values = { ... } and cells that mean "no value" as missing = [...]; for 1,5 set decimal = "," under [source]'
+    return 'in the mapping, list cells that mean "no value" as missing = [...] and text codes as values = { ... }; for 1,5 set decimal = "," under [source]'
+
+
+def reasons(counts: Counter[str], most: int | None = 5) -> str:
+    """The commonest reasons with their counts: "no cell has a value (3), it holds a NUL byte (1)"."""
+    return ", ".join(f"{reason} ({n:,})" for reason, n in counts.most_common(most))
 
 
 def place(column: Column | None, name: str) -> str:

@@ -19,8 +19,8 @@ from xml.parsers import expat
 import polars as pl
 
 from locum.data.sources.apple_health_days import QUANTITIES, SLEEP, Days
-from locum.data.sources.base import CHUNK, MAX_RATIO, MAX_UNPACKED_BYTES, Bounded, Source, SourceSpec, Tally, existing, known
-from locum.data.sources.files import Unusable, files, identity
+from locum.data.sources.base import CHUNK, MAX_RATIO, MAX_UNPACKED_BYTES, Bounded, Source, SourceSpec, Tally, Unusable, existing, known
+from locum.data.sources.files import files, identity
 from locum.errors import TooLarge
 
 MAX_PROLOG_BYTES = 1 << 20

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from locum.data.sources.files import Unusable
+from locum.data.sources.base import Unusable
 
 MAX_DAYS = 50_000
 MAX_SOURCES = 256

@@ -10,6 +10,7 @@ import codecs
 import gzip
 import importlib
 import io
+import os
 import zipfile
 import zlib
 from collections import Counter
@@ -23,6 +24,7 @@ from typing import Annotated, Any, BinaryIO, Literal, Protocol, cast
 import polars as pl
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
+from locum.data.sources.hints import FOLDERS, PROGRAMS, example
 from locum.errors import DataError, ManifestError, TooLarge, Unavailable
 from locum.study.document import Document, nearest
 
@@ -116,6 +118,14 @@ class Tally:
         return {"read": self.read, "used": self.used, "refused": dict(self.refused), "left_out": dict(self.left_out), "notes": dict(self.notes)}
 
 
+class Unusable(Exception):
+    """A record that gives no row, with the reason in plain words and nothing of its content. left_out: by rule, not because it is broken."""
+
+    def __init__(self, reason: str, *, left_out: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.left_out = reason, left_out
+
+
 class Source(Protocol):
     """A table at the site. `tally` is complete once `chunks` has been exhausted, and starts anew with each call of it."""
 
@@ -192,7 +202,7 @@ def open_source(spec: SourceSpec, path: str | Path | None = None, key: bytes | N
     file = Path(where) if where is not None else None
     kind = spec.type or kind_of(file)
     if spec.type is None and type(spec) is not _class_of(kind):
-        spec = _class_of(kind).parse({**spec.model_dump(exclude_unset=True), "type": kind}, where="[source]")
+        spec = _spec(kind, {**spec.model_dump(exclude_unset=True), "type": kind}, file)
     keyed = {"secret": key} if kind in KEYED and key is not None else {}
     return cast(Source, _module(kind).open_source(spec, file, **keyed))
 
@@ -203,7 +213,11 @@ def kind_of(file: Path | None) -> str:
         raise ManifestError(_NO_PATH, fix=_NAME_ONE)
     kind = next((k for suffix, k in sorted(SUFFIXES.items(), key=lambda s: -len(s[0])) if file.name.lower().endswith(suffix)), None)
     if kind is None:
-        raise ManifestError(f"What kind of data {file.name} is cannot be told from its name.", fix=f"set type under [source], one of: {', '.join(KINDS)}")
+        if os.path.isdir(file):
+            raise _folder(file)
+        what = f"What kind of data {file.name} is cannot be told from its name."
+        fix = f"set type under [source] in a mapping file, one of: {', '.join(KINDS)}"
+        raise ManifestError(what, fix="save it as CSV or Parquet where it was made" if file.suffix.lower() in PROGRAMS else fix)
     return kind
 
 
@@ -211,17 +225,20 @@ def existing(path: Path | None, *, folder: bool = False) -> Path:
     """The path, if there is such a file (or, where a source reads one, folder); raises `ManifestError` or `DataError`."""
     if path is None:
         raise ManifestError(_NO_PATH, fix=_NAME_ONE)
-    try:
-        there = path.is_file() or (folder and path.is_dir())
-    except OSError:  # its name is too long, say
-        there = False
-    if not there:
+    if not (os.path.isfile(path) or (folder and os.path.isdir(path))):  # those of pathlib raise where a name is too long
+        if not folder and os.path.isdir(path):
+            raise _folder(path)
         raise DataError(f"There is no file {path}.", fix="check the path; a relative path under [source] starts at the mapping file's folder")
     return path
 
 
 _NO_PATH = "No data file is named."
-_NAME_ONE = "set path under [source] in the mapping file, or name the file when you start the site"
+_NAME_ONE = "name it on the command line (for locum data check: --data TABLE), or set path under [source] in the mapping file"
+
+
+def _folder(path: Path) -> ManifestError:
+    what = f"{path.name or path} is a folder, and nothing says how to read it as one table."
+    return ManifestError(what, fix=f"name one file; or set type under [source] in a mapping file: folders are read as {', '.join(FOLDERS)}")
 
 
 def need(module: str, extra: str, what: str) -> ModuleType:
@@ -305,6 +322,15 @@ def _class_of(kind: str) -> type[SourceSpec]:
     return cast(type[SourceSpec], _module(kind).Spec)
 
 
+def _spec(kind: str, value: dict[str, Any], file: Path | None = None) -> SourceSpec:
+    """The [source] of this kind; of what it lacks or has too much, an example says how it would do. file: what nobody has described yet."""
+    try:
+        return _class_of(kind).parse(value, where="[source]")
+    except ManifestError as error:
+        what = error.what if file is None else f"{file.name} is read as {kind}, and nothing says how: {error.what.removeprefix('[source]: ')}"
+        raise ManifestError(what, why=error.why, fix=error.fix or example(kind, str(value.get("path") or file or ""))) from None
+
+
 def _typed(value: Any) -> Any:
     """A table under [source] as the class of its kind. Without a type or a path that tells it, the table is one of text or Parquet."""
     if not isinstance(value, dict):
@@ -313,9 +339,9 @@ def _typed(value: Any) -> Any:
     if kind is None and value.get("path") is not None:
         with_suffix = [k for s, k in SUFFIXES.items() if str(value["path"]).lower().endswith(s)]
         kind = with_suffix[-1] if with_suffix else None
-    if kind is not None and kind not in KINDS:
+    if kind is not None and (not isinstance(kind, str) or kind not in KINDS):
         raise ValueError(f"there is no kind of source '{kind}'; {nearest(str(kind), [*KINDS])}")
-    return _class_of(kind or "csv").parse(value, where="[source]")
+    return _spec(kind or "csv", value)
 
 
 AnySpec = Annotated[SerializeAsAny[SourceSpec], BeforeValidator(_typed)]

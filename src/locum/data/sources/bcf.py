@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from locum.data.sources.files import Unusable
+from locum.data.sources.base import Unusable
 from locum.data.sources.genotypes import ABSENT, BAD
 from locum.errors import DataError, TooLarge
 

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import polars as pl
 
-from locum.data.sources.base import need
 from locum.errors import DataError
 
 CHUNK_BYTES = 64 << 20
@@ -21,7 +20,8 @@ def cell_type(kind: Any) -> Any:
     Numbers stay what they are, except that a decimal becomes a float64 if it has a fraction, and otherwise an int64 or, where it may not fit, text
     (an identifier of 20 digits is no float). A dictionary becomes its values, a fixed-size list of numbers an array of float32, a time of day text.
     """
-    pa = need("pyarrow", "parquet", "Arrow tables")
+    import pyarrow as pa
+
     t = pa.types
     if t.is_integer(kind) or t.is_boolean(kind) or t.is_float32(kind) or t.is_float64(kind):
         return kind
@@ -47,7 +47,8 @@ def cell_type(kind: Any) -> Any:
 
 def cell_schema(schema: Any, names: Sequence[str], where: str) -> Any:
     """The Arrow schema of the named columns as they come out; raises `DataError` for one that holds no cells."""
-    pa = need("pyarrow", "parquet", "Arrow tables")
+    import pyarrow as pa
+
     fields = []
     for name in names:
         kind = schema.field(name).type
@@ -63,7 +64,8 @@ def cell_schema(schema: Any, names: Sequence[str], where: str) -> Any:
 
 def to_frame(batch: Any, schema: Any) -> pl.DataFrame:
     """A record batch as a frame of exactly the columns of `schema`; what cannot be cast raises an Arrow error."""
-    pa = need("pyarrow", "parquet", "Arrow tables")
+    import pyarrow as pa
+
     columns = [batch.column(batch.schema.get_field_index(f.name)) for f in schema]
     table = pa.table([c if c.type == f.type else _decoded(c).cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
     return cast(pl.DataFrame, pl.from_arrow(table))

@@ -16,7 +16,7 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from locum.data.sources.tree import Unusable
+from locum.data.sources.base import Unusable
 
 SECONDS = 20.0
 """For one image, and a second more for each MiB of it."""

@@ -36,7 +36,7 @@ FEW = "it has fewer fields than the header"
 MANY = "it has more fields than the header"
 QUOTE = "a quote in it is not closed where its cell ends"
 BLANK = "no cell has a value"
-UNENDED = "the last line has no line end: the file may have been cut off"
+UNENDED = "last line without a line end, as in a file that was cut off"
 
 
 def texts(raw: BinaryIO, encoding: str, name: str) -> Iterator[str]:
@@ -49,8 +49,9 @@ def texts(raw: BinaryIO, encoding: str, name: str) -> Iterator[str]:
             text = decoder.decode(data, final=not more)
         except UnicodeDecodeError as error:
             line = lines + error.object[: error.start].decode(encoding, "ignore").count("\n")
-            utf8 = " as UTF-8, which it should be unless the mapping says otherwise" if encoding == "utf-8" else " in the encoding that the mapping names"
-            raise DataError(f"{name} cannot be read{utf8}.", fix=ENCODING, local=f"near line {line}: {error.reason}") from None
+            utf8 = codecs.lookup(encoding).name == "utf-8"
+            how = "as UTF-8, which it should be unless the mapping says otherwise" if utf8 else f"as {encoding}, which the mapping names"
+            raise DataError(f"{name} cannot be read {how}.", fix=ENCODING, local=f"near line {line}: {error.reason}") from None
         if text:
             yield text.removeprefix("\ufeff") if first else text
             first, lines = False, lines + text.count("\n")

@@ -24,11 +24,11 @@ from pydantic import Field, model_validator
 from locum.data import deidentify, images
 from locum.data.burned_in import says_header, shows_text
 from locum.data.sources import dicom_file
-from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, known, need
+from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, Unusable, known, need
 from locum.data.sources.cache import ArrayCache
 from locum.data.sources.decode import Decoder
 from locum.data.sources.labels import Labels, load_labels
-from locum.data.sources.tree import Tree, Unusable, contents, open_tree, opened
+from locum.data.sources.tree import Tree, contents, open_tree, opened
 
 CHUNK_BYTES = 1 << 26
 MAX_ROW_BYTES = 1 << 28

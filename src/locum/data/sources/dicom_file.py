@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from locum.data import deidentify, images
+from locum.data.sources.base import Unusable
 from locum.data.sources.decode import Decoder, decode
-from locum.data.sources.tree import Unusable
 
 MAX_FILE_BYTES = 1 << 30
 MAX_SAMPLES = 1 << 28

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, existing, known
+from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, Unusable, existing, known
 from locum.data.sources.edf_format import Annotation, Channel, Edf
-from locum.data.sources.files import Unusable, files, identity
+from locum.data.sources.files import files, identity
 from locum.data.sources.windows import MAX_SAMPLES, SIGNAL, Frames, Signal, choose, resample, starts
 
 _VOLTAGE = {"uV": 1.0, "mV": 1e-3, "V": 1e-6}

@@ -1,4 +1,4 @@
-"""FHIR R4 resources in files: NDJSON as bulk exports write it, Bundles, or a folder of them, read through a view of SQL on FHIR v2.
+"""FHIR R4 resources in files: NDJSON as bulk exports write it, Bundles, or a folder of them, read through views of SQL on FHIR v2 (`fhir_views`).
 
 NDJSON is read a block at a time, so its size does not matter; a Bundle is one JSON document and is held in memory, so its size is bounded.
 """
@@ -6,17 +6,15 @@ NDJSON is read a block at a time, so its size does not matter; a Bundle is one J
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import msgspec
-import polars as pl
 
-from locum.data.fhir.definition import ViewDefinition
-from locum.data.fhir.table import Table
-from locum.data.sources.base import CHUNK, SourceSpec, Tally, existing, known, open_bounded, reading
+from locum.data.sources.base import Tally, existing, open_bounded, reading
+from locum.data.sources.fhir_views import Decoder, JoinedSource, Viewed, ViewSource, open_views
 from locum.errors import DataError, ManifestError, TooLarge
 
 BLOCK_BYTES = 1 << 22
@@ -31,20 +29,13 @@ TOO_LONG = f"line longer than {MAX_RECORD_BYTES >> 20} MiB"
 NO_RESOURCE = "Bundle entry without a resource"
 _LINES = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz")
 _DOCUMENTS = (".json", ".json.gz")
-
-
 _NOTHING = msgspec.Raw(b"")
 
 
-class Spec(SourceSpec):
-    """`view`: a ViewDefinition, as the path of a JSON file from the mapping's folder, or written out as a table."""
+class Spec(Viewed):
+    """path: NDJSON, a Bundle, or a folder of them, read in one pass whatever the number of views."""
 
     type: Literal["fhir"] = "fhir"
-    view: str | dict[str, Any]
-
-    def found_from(self, folder: Path) -> SourceSpec:
-        found = super().found_from(folder)
-        return found.model_copy(update={"view": str(folder / self.view)}) if isinstance(self.view, str) else found
 
 
 class Entry(msgspec.Struct):
@@ -70,28 +61,21 @@ BUNDLE = msgspec.json.Decoder(Bundle)
 
 
 @dataclass
-class FhirSource:
+class Files:
     """Files of FHIR resources. first_refused: reason -> where it was met first; for this machine only."""
 
     files: list[Path]
-    view: ViewDefinition
     name: str
     tally: Tally = field(default_factory=Tally)
     first_refused: dict[str, str] = field(default_factory=dict)
     not_read: int = 0
 
-    def columns(self) -> list[str]:
-        return [c.name for c in self.view.columns()]
-
-    def chunks(self, names: Sequence[str], size: int = CHUNK) -> Iterator[pl.DataFrame]:
-        known(names, self.columns(), self.name)
+    def restart(self) -> None:
         self.tally, self.first_refused = Tally(), {}
         if self.not_read:
             self.tally.notes["file or folder of another kind in the folder, not read"] = self.not_read
-        table = Table(self.view, names)
-        yield from table.chunks(self._batches(table.decoder), size, self.tally)
 
-    def _batches(self, decoder: msgspec.json.Decoder[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    def batches(self, decoder: Decoder, view: str | None = None) -> Iterator[list[dict[str, Any]]]:
         for path in self.files:
             with reading(path.name):
                 try:
@@ -103,7 +87,7 @@ class FhirSource:
                 except zlib.error as error:
                     raise DataError(f"{path.name} is damaged: it cannot be unpacked.", fix="copy or export it again", local=str(error)) from None
 
-    def _lines(self, file: BinaryIO, name: str, decoder: msgspec.json.Decoder[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    def _lines(self, file: BinaryIO, name: str, decoder: Decoder) -> Iterator[list[dict[str, Any]]]:
         line = 1
         for block, ended in blocks(file):
             if ended == TOO_LONG:
@@ -120,7 +104,7 @@ class FhirSource:
             line += block.count(b"\n")
             yield found
 
-    def _one_by_one(self, block: bytes, line: int, name: str, decoder: msgspec.json.Decoder[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _one_by_one(self, block: bytes, line: int, name: str, decoder: Decoder) -> list[dict[str, Any]]:
         """The resources of a block that holds a broken line."""
         found = []
         for number, text in enumerate(block.split(b"\n"), line):
@@ -132,7 +116,7 @@ class FhirSource:
                     self._refuse(BROKEN, f"line {number} of {name}: {error}")
         return found
 
-    def _document(self, file: BinaryIO, name: str, decoder: msgspec.json.Decoder[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    def _document(self, file: BinaryIO, name: str, decoder: Decoder) -> Iterator[list[dict[str, Any]]]:
         text = file.read(MAX_DOCUMENT_BYTES + 1)
         if len(text) > MAX_DOCUMENT_BYTES:
             raise TooLarge(f"{name} is one JSON document of more than {MAX_DOCUMENT_BYTES >> 30} GiB.", fix="export it as NDJSON, which is read line by line")
@@ -152,7 +136,7 @@ class FhirSource:
         self.first_refused.setdefault(reason, where)
 
 
-def entries(bundle: Bundle, decoder: msgspec.json.Decoder[dict[str, Any]], tally: Tally, refuse: Any) -> Iterator[list[dict[str, Any]]]:
+def entries(bundle: Bundle, decoder: Decoder, tally: Tally, refuse: Any) -> Iterator[list[dict[str, Any]]]:
     """The resources of a Bundle, decoded in batches. refuse: called with an entry's number and error where its resource is no object."""
     for start in range(0, len(bundle.entry), BATCH):
         found = []
@@ -190,19 +174,17 @@ def blocks(file: BinaryIO) -> Iterator[tuple[bytes, str]]:
         yield rest, ""
 
 
-def load_view(view: str | dict[str, Any]) -> ViewDefinition:
-    """The view that a mapping names or holds; raises `ManifestError`."""
-    return ViewDefinition.read(Path(view)) if isinstance(view, str) else ViewDefinition.load(view, where="[source.view]")
-
-
-def open_source(spec: Spec, path: Path | None) -> FhirSource:
+def open_source(spec: Spec, path: Path | None) -> ViewSource | JoinedSource:
     """The resources at `path`: a file, or all files of a folder in the order of their names."""
+    return open_views(spec, _files(path))
+
+
+def _files(path: Path | None) -> Files:
     place = existing(path, folder=True)
-    view = load_view(spec.view)
     if place.is_file():
-        return FhirSource([place], view, place.name)
+        return Files([place], place.name)
     inside = sorted(p for p in place.iterdir() if not p.name.startswith("."))
     files = [p for p in inside if p.is_file() and p.name.lower().endswith(_LINES + _DOCUMENTS)]
     if not files:
         raise ManifestError(f"The folder {place.name} holds no FHIR files.", fix="they are named .ndjson, .jsonl or .json, or these with .gz behind")
-    return FhirSource(files, view, place.name, not_read=len(inside) - len(files))
+    return Files(files, place.name, not_read=len(inside) - len(files))

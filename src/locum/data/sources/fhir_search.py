@@ -1,4 +1,4 @@
-"""Resources from a FHIR server's search API (FHIR R4, "Search" and "Bundle paging"), page by page, through a view of SQL on FHIR v2.
+"""Resources from a FHIR server's search API (FHIR R4, "Search" and "Bundle paging"), page by page, through views of SQL on FHIR v2 (`fhir_views`).
 
 Pages, bytes and waits are bounded. Only the server that the mapping names is asked: a link to another one, or a redirect, is refused.
 """
@@ -9,7 +9,7 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,34 +17,36 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpx
 import msgspec
-import polars as pl
 from pydantic import Field, model_validator
 
-from locum.data.fhir.definition import ViewDefinition
-from locum.data.fhir.table import Table
-from locum.data.sources.base import CHUNK, SourceSpec, Tally, known
-from locum.data.sources.fhir import BROKEN_ENTRY, BUNDLE, Bundle, entries, load_view
+from locum.data.fhir.definition import SqlName
+from locum.data.sources.base import Tally
+from locum.data.sources.fhir import BROKEN_ENTRY, BUNDLE, Bundle, entries
+from locum.data.sources.fhir_views import Decoder, JoinedSource, Viewed, ViewSource, open_views
 from locum.data.sources.http_retry import Asked, ask
 from locum.errors import DataError, ManifestError, TooLarge
 
 MAX_SECRET_BYTES = 1 << 14
 REPEATED = "resource that an earlier page had already"
 SERVER_SAYS = "OperationOutcome among the results: the server's own remark"
-_QUERY = re.compile(r"[A-Z][A-Za-z]{1,63}(/_search)?(\?[^\s#]*)?", re.ASCII)
+_SEARCH = re.compile(r"[A-Z][A-Za-z]{1,63}(/_search)?(\?[^\s#]*)?", re.ASCII)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_PATH_FIELDS = ("view", "token_file", "ca_file")
 
 
-class Spec(SourceSpec):
+Search = Annotated[str, Field(max_length=8000)]
+
+
+class Spec(Viewed):
     """server: the base address, such as https://fhir.hospital.example/r4, or server_env: the environment variable that holds it.
 
-    query: what is searched, such as "Observation?code=http://loinc.org|2093-3&_count=500". token_env, token_file: where the access token is; never
-    the token itself. ca_file: a certificate authority (PEM) besides the public ones. timeout_s: for one answer.
+    search: what is asked for, such as "Observation?code=http://loinc.org|2093-3&_count=500". With views either one search for all of them, such as
+    "Observation?code=2093-3&_include=Observation:subject", or a table with one for each view, whose resources only that view sees.
+    token_env, token_file: where the access token is; never the token itself. ca_file: a certificate authority (PEM) besides the public ones.
+    timeout_s: for one answer. max_pages, max_gib: of one search.
     """
 
     type: Literal["fhir_search"] = "fhir_search"
-    view: str | dict[str, Any]
-    query: Annotated[str, Field(max_length=8000)]
+    search: Search | dict[SqlName, Search]
     server: str | None = None
     server_env: str | None = None
     token_env: str | None = None
@@ -61,22 +63,20 @@ class Spec(SourceSpec):
             raise ValueError("name the server with server or with server_env, one of them")
         if self.token_env is not None and self.token_file is not None:
             raise ValueError("name token_env or token_file, not both")
-        if not _QUERY.fullmatch(self.query):
-            raise ValueError('query is a resource type and its search parameters, such as "Observation?code=2093-3&_count=500"')
+        searches = self.search if isinstance(self.search, dict) else {"": self.search}
+        if not all(_SEARCH.fullmatch(s) for s in searches.values()):
+            raise ValueError('a search is a resource type and its parameters, such as "Observation?code=2093-3&_count=500"')
+        if isinstance(self.search, dict) and self.search.keys() != self.views.keys():
+            raise ValueError("search is one search, or a table with one for each of the views, by their names")
         return self
-
-    def found_from(self, folder: Path) -> SourceSpec:
-        values = {k: getattr(self, k) for k in _PATH_FIELDS}
-        return self.model_copy(update={k: str(folder / v) for k, v in values.items() if isinstance(v, str)})
 
 
 @dataclass
-class FhirSearchSource:
-    """The results of one search. first_refused: reason -> where it was met first; for this machine only."""
+class Searches:
+    """The results of one search, or of one for each view. first_refused: reason -> where it was met first; for this machine only."""
 
     spec: Spec
     base: SplitResult
-    view: ViewDefinition
     tally: Tally = field(default_factory=Tally)
     first_refused: dict[str, str] = field(default_factory=dict)
 
@@ -88,27 +88,22 @@ class FhirSearchSource:
     def _server(self) -> str:
         return f"The FHIR server {self.base.hostname}"
 
-    def columns(self) -> list[str]:
-        return [c.name for c in self.view.columns()]
-
-    def chunks(self, names: Sequence[str], size: int = CHUNK) -> Iterator[pl.DataFrame]:
-        known(names, self.columns(), self.name)
+    def restart(self) -> None:
         self.tally, self.first_refused = Tally(), {}
-        table = Table(self.view, names)
-        yield from table.chunks(self._batches(table.decoder), size, self.tally)
 
-    def _batches(self, decoder: msgspec.json.Decoder[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    def batches(self, decoder: Decoder, view: str | None = None) -> Iterator[list[dict[str, Any]]]:
+        search = self.spec.search if isinstance(self.spec.search, str) else self.spec.search[view or ""]
         seen: set[tuple[str, str]] = set()
-        for page, bundle in enumerate(self._pages(), 1):
+        for page, bundle in enumerate(self._pages(search), 1):
             for batch in entries(bundle, decoder, self.tally, lambda at, error, page=page: self._refuse(at, page, error)):
                 yield [r for r in batch if self._is_new(r, seen)]
 
     def _is_new(self, resource: dict[str, Any], seen: set[tuple[str, str]]) -> bool:
-        """False for a resource that came before: where records change while a search is read, one may move to a later page."""
+        """False for a resource that came before: what _include brings comes with many pages, and where records change meanwhile, one may move."""
         kind, key = resource.get("resourceType"), resource.get("id")
         if kind == "OperationOutcome":
             self.tally.notes[SERVER_SAYS] += 1
-        if kind != self.view.resource or type(key) is not str:
+        if type(kind) is not str or type(key) is not str:
             return True
         if (kind, key) in seen:
             self.tally.left_out[REPEATED] += 1
@@ -120,10 +115,10 @@ class FhirSearchSource:
         self.tally.refused[BROKEN_ENTRY] += 1
         self.first_refused.setdefault(BROKEN_ENTRY, f"entry {at} of page {page}: {error}")
 
-    def _pages(self) -> Iterator[Bundle]:
-        """Every page of the search, as the server links them."""
+    def _pages(self, search: str) -> Iterator[Bundle]:
+        """Every page of a search, as the server links them."""
         spec = self.spec
-        url: str | None = f"{self.base.geturl().rstrip('/')}/{spec.query}"
+        url: str | None = f"{self.base.geturl().rstrip('/')}/{search}"
         asked: set[str] = set()
         left = int(spec.max_gib * (1 << 30))
         headers = {"Accept": "application/fhir+json", **_authorization(spec)}
@@ -131,12 +126,12 @@ class FhirSearchSource:
             while url is not None:
                 if url in asked or len(asked) >= spec.max_pages:
                     what = "links to a page that it sent before" if url in asked else f"has more than {spec.max_pages:,} pages for this search"
-                    raise DataError(f"{self._server} {what}.", fix="narrow the query, raise _count or max_pages, or report it to whoever runs it")
+                    raise DataError(f"{self._server} {what}.", fix="narrow the search, raise _count or max_pages, or report it to whoever runs it")
                 asked.add(url)
                 answer = ask(Asked(client, url, self.name, min(spec.max_page_mib << 20, left), time.sleep))
                 left -= len(answer)
                 if left <= 0:
-                    raise TooLarge(f"The search gave more than {spec.max_gib:g} GiB.", fix="narrow the query, or raise max_gib")
+                    raise TooLarge(f"The search gave more than {spec.max_gib:g} GiB.", fix="narrow the search, or raise max_gib")
                 bundle = self._bundle(answer)
                 yield bundle
                 following = next((link.url for link in bundle.link if link.relation == "next"), None)
@@ -157,7 +152,7 @@ class FhirSearchSource:
                 why="A search gives a Bundle."
                 if bundle.resourceType != "OperationOutcome"
                 else "It sent an OperationOutcome: it does not carry the search out.",
-                fix="try the query in the server's own tools",
+                fix="try the search in the server's own tools",
                 local=answer[:2000].decode("utf-8", "replace"),
             )
         return bundle
@@ -234,8 +229,8 @@ def _trust(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-def open_source(spec: Spec, path: Path | None) -> FhirSearchSource:
-    """The search that `spec` describes; nothing is asked until its chunks are read."""
+def open_source(spec: Spec, path: Path | None) -> ViewSource | JoinedSource:
+    """The searches that `spec` describes; nothing is asked until the chunks are read."""
     if path is not None:
         raise ManifestError("A FHIR search reads no file.", fix="leave path out, or set type to fhir")
-    return FhirSearchSource(spec, _base(spec), load_view(spec.view))
+    return open_views(spec, Searches(spec, _base(spec)), apart=isinstance(spec.search, dict))

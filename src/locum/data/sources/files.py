@@ -7,10 +7,6 @@ from pathlib import Path
 from locum.errors import DataError
 
 
-class Unusable(Exception):
-    """A recording or a record that is refused; the reason in plain words, without its name or content."""
-
-
 def files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The path itself, or the files below a folder with one of the suffixes, in a stable order; raises `DataError` where there are none."""
     found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())

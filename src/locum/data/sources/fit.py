@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, existing, known, need
-from locum.data.sources.files import Unusable, files, identity
+from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, Unusable, existing, known, need
+from locum.data.sources.files import files, identity
 from locum.data.sources.windows import SIGNAL, Frames, Signal, starts
 
 MAX_FILE_BYTES = 1 << 26

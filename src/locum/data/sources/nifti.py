@@ -22,9 +22,9 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from locum.data import images
-from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, known, need
+from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, Unusable, known, need
 from locum.data.sources.labels import Labels, load_labels
-from locum.data.sources.tree import Folder, Tree, Unusable, contents, open_tree
+from locum.data.sources.tree import Folder, Tree, contents, open_tree
 
 CHUNK_BYTES = 1 << 26
 MAX_ROW_BYTES = 1 << 28

@@ -1,14 +1,11 @@
 """The tables of an OMOP CDM as files, loaded into a DuckDB in memory with the CDM's types, and the answer of one SELECT on them.
 
-Only the tables that the query names are read, and of these only the columns whose names occur in it. Nothing is unpacked to disk, and DuckDB
-cannot reach anything but what was loaded. A record with a cell that is not of its column's type is refused and counted by table.
+Nothing is unpacked to disk. A record with a cell that is not of its column's type is refused and counted by table.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +15,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import polars as pl
 
-from locum.data.sources.base import CHUNK, MAX_RATIO, Bounded, Tally, known
+from locum.data.sources.base import CHUNK, MAX_RATIO, Bounded, Tally
 from locum.data.sources.omop_cdm import TABLES
-from locum.data.sources.sql import quoted, single_select
-from locum.data.sources.sql_duckdb import answer_columns, answer_frames, connect, duckdb_errors
+from locum.data.sources.sql import quoted
+from locum.data.sources.sql_tables import MemoryTables, Types, create
 from locum.data.sources.table import CsvSource, ParquetSource
 from locum.data.sources.table import Spec as TableSpec
 from locum.errors import DataError
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
 
 MAX_MEMBERS = 10_000
 _ENDS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-_ALL_COLUMNS = re.compile(r"\*|\b(natural|columns|pivot|unpivot|summarize|describe)\b", re.IGNORECASE)
 
 
 @dataclass
@@ -47,53 +43,29 @@ class OmopFiles:
         return self.path.name
 
     def columns(self) -> list[str]:
-        with self._database() as db:
-            return answer_columns(db, self._select, self.name)
+        return self._tables.columns()
 
     def chunks(self, names: Sequence[str], size: int = CHUNK) -> Iterator[pl.DataFrame]:
         self.tally = Tally()
-        with self._database() as db:
-            columns = answer_columns(db, self._select, self.name)
-            known(names, columns, self.name)
-            for table in sorted(_tables(db, self._select)):
-                self._load(db, table)
-            if answer_columns(db, self._select, self.name) != columns:
-                raise DataError(f"Which columns of {self.name} the query reads cannot be told.", fix="name each column in the query")
-            for frame in answer_frames(db, self._select, names, self.name, size, self.spec.timeout_s):
-                self.tally.read += len(frame)
-                self.tally.used += len(frame)
-                yield frame
+        yield from self._tables.answer(names, size, self._load, self.tally)
 
     @property
-    def _select(self) -> str:
-        return single_select(self.query)
+    def _tables(self) -> MemoryTables:
+        return MemoryTables(self.name, TABLES, self.query, self.spec.memory_mb, self.spec.timeout_s, self.spec.cdm_schema)
 
-    @contextmanager
-    def _database(self) -> Iterator[Any]:
-        """A database in memory with the CDM's tables, all of them empty."""
-        with duckdb_errors(self.name, self.spec.timeout_s, self.spec.memory_mb):
-            db = connect(self.spec.memory_mb)
-            try:
-                if self.spec.cdm_schema:
-                    db.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(self.spec.cdm_schema)}; USE {quoted(self.spec.cdm_schema)}")
-                for table in TABLES:
-                    _create(db, table, TABLES[table])
-                yield db
-            finally:
-                db.close()
+    def _load(self, db: Any, tables: dict[str, Types]) -> None:
+        for table, types in tables.items():
+            self._fill(db, table, types)
 
-    def _load(self, db: Any, table: str) -> None:
+    def _fill(self, db: Any, table: str, types: Types) -> None:
         """Fill one table, and add the records that were refused to the tally."""
-        types = TABLES[table]
-        if not _ALL_COLUMNS.search(self._select):
-            types = {c: t for c, t in types.items() if re.search(rf"\b{c}\b", self._select, re.IGNORECASE)} or types
         with self._open(table) as source:
             there = {c.lower(): c for c in source.columns()}
             absent = [c for c in types if c not in there]
             if absent and (types is not TABLES[table] or "person_id" in absent):
                 raise DataError(f"The table {table} of {self.name} has no column '{absent[0]}', which the query reads.", fix=nearest(absent[0], [*there]))
             self.tally.notes.update(f"the table {table} has no column {c}" for c in absent)
-            _create(db, table, types)
+            create(db, table, types)
             taken = {c: t for c, t in types.items() if c in there}
             for frame in source.chunks([there[c] for c in taken]):
                 self._insert(db, table, taken, frame.rename({there[c]: c for c in taken}))
@@ -101,7 +73,7 @@ class OmopFiles:
                 self._refuse(f"{table}: {reason}", count)
             self.tally.notes[f"records of the table {table}"] += source.tally.read
 
-    def _insert(self, db: Any, table: str, types: dict[str, str], frame: pl.DataFrame) -> None:
+    def _insert(self, db: Any, table: str, types: Types, frame: pl.DataFrame) -> None:
         """Insert the records whose cells are all of their column's type or missing."""
         words = ", ".join(_text(w.lower()) for w in (*self.spec.missing, "\\n"))
         db.register("chunk", frame.to_arrow())
@@ -167,28 +139,6 @@ class OmopFiles:
 
 
 _WORDS = {"BIGINT": "whole number", "DOUBLE": "number", "DATE": "date", "TIMESTAMP": "time", "VARCHAR": "text"}
-
-
-def _tables(db: Any, select: str) -> set[str]:
-    """The CDM's tables that a query reads, by DuckDB's own parser."""
-    found: set[str] = set()
-    tree = json.loads(db.execute("SELECT json_serialize_sql(?)", [select]).fetchone()[0])
-    if tree.get("error"):
-        raise DataError("Which tables the query reads cannot be told.", fix="write it as one plain SELECT", local=str(tree.get("error_message")))
-    todo = [tree]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, dict):
-            if node.get("type") == "BASE_TABLE":
-                found.add(str(node.get("table_name")).lower())
-            todo += node.values()
-        elif isinstance(node, list):
-            todo += node
-    return found & TABLES.keys()
-
-
-def _create(db: Any, table: str, types: dict[str, str]) -> None:
-    db.execute(f"CREATE OR REPLACE TABLE {quoted(table)} ({', '.join(f'{quoted(c)} {t}' for c, t in types.items())})")
 
 
 def _converted(cell: str, kind: str, text: bool) -> str:

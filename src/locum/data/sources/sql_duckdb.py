@@ -37,8 +37,8 @@ def connect(memory_mb: int, path: Path | None = None) -> Any:
 
 
 @contextmanager
-def duckdb_errors(name: str, timeout_s: float, memory_mb: int) -> Iterator[None]:
-    """What DuckDB raises, as `LocumError`; its text may quote cells, so it stays on this machine."""
+def duckdb_errors(name: str, timeout_s: float, memory_mb: int, setting: str = "timeout_s") -> Iterator[None]:
+    """What DuckDB raises, as `LocumError`; its text may quote cells, so it stays on this machine. setting: the key that gives it longer."""
     duckdb = need("duckdb", "sql", "DuckDB")
     arrow_error = need("pyarrow", "sql", "DuckDB").ArrowException
     try:
@@ -48,10 +48,10 @@ def duckdb_errors(name: str, timeout_s: float, memory_mb: int) -> Iterator[None]
     except (duckdb.Error, arrow_error, pl.exceptions.PolarsError, OSError, UnicodeError, MemoryError, RuntimeError) as error:
         text = str(error)
         if "Out of Memory" in text or isinstance(error, MemoryError):
-            fix = "give it more: memory_mb under [source]; or let the query aggregate and join less"
+            fix = "give it more: memory_mb under [source]; or load fewer rows and columns, and let the query join less"
             raise TooLarge(f"The query on {name} needs more than {memory_mb} MB of memory.", fix=fix, local=text) from None
         if "INTERRUPT" in text.upper():
-            raise Unavailable(f"{name} was not read within {timeout_s:g} s.", fix="give it longer: timeout_s under [source]") from None
+            raise Unavailable(f"{name} was not read within {timeout_s:g} s.", fix=f"give it longer: {setting} under [source]") from None
         if "lock on file" in text:
             raise Unavailable(f"{name} is open in another program.", fix="close that program, or copy the file", local=text) from None
         raise DataError(

@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from locum.data.sources import delimited
-from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, existing, kind_of, known, known_encoding, need, open_bounded, reading
+from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, existing, kind_of, known, known_encoding, open_bounded, reading
 from locum.data.sources.cells import CHUNK_BYTES, cell_schema, gathered, no_twins, to_frame
 from locum.errors import DataError
 
@@ -31,12 +31,11 @@ class Spec(SourceSpec):
     @field_validator("encoding")
     @classmethod
     def _known(cls, value: str) -> str:
-        name = known_encoding(value)
         try:
-            "a".encode(name)
+            "a".encode(known_encoding(value))
         except LookupError:  # a codec from bytes to bytes, such as zlib
             raise ValueError("no such text encoding; common ones are utf-8, latin-1, cp1252 and utf-16") from None
-        return name
+        return value  # as it was written: a mapping is a person's own text
 
     @field_validator("separator")
     @classmethod
@@ -121,15 +120,15 @@ class ParquetSource:
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        parquet = need("pyarrow.parquet", "parquet", "Parquet")
-        arrow_error = need("pyarrow", "parquet", "Parquet").ArrowException
+        from pyarrow import ArrowException, parquet  # here, because most commands need none of it
+
         try:
             with parquet.ParquetFile(
                 self.path if self.content is None else io.BytesIO(self.content), pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
             ) as file:
                 no_twins(file.schema_arrow.names, self.name)
                 yield file
-        except (arrow_error, pl.exceptions.PolarsError, OSError, UnicodeError, MemoryError) as error:
+        except (ArrowException, pl.exceptions.PolarsError, OSError, UnicodeError, MemoryError) as error:
             raise DataError(
                 f"{self.name} cannot be read as a Parquet table.", why="It is damaged, cut off or not Parquet.", fix="export it again", local=str(error)
             ) from None

@@ -10,18 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from locum.data.sources.base import MAX_RATIO, existing, reading
+from locum.data.sources.base import MAX_RATIO, Unusable, existing, reading
 from locum.errors import TooLarge
 
 MAX_FILES = 2_000_000
-
-
-class Unusable(Exception):
-    """A record that gives no row, with the reason in plain words and nothing of its content. `left_out`: by rule, not because it is broken."""
-
-    def __init__(self, reason: str, *, left_out: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.left_out = reason, left_out
 
 
 class Tree(Protocol):

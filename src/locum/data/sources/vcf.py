@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from locum.data.sources import bcf
-from locum.data.sources.base import Source, Tally, existing
+from locum.data.sources.base import Source, Tally, Unusable, existing
 from locum.data.sources.bgzf import open_bgzf, reading_genotypes
-from locum.data.sources.files import Unusable
 from locum.data.sources.genotypes import (
     ABSENT,
     BAD,

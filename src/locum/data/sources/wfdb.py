@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 import polars as pl
 from pydantic import Field, model_validator
 
-from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, existing, known
-from locum.data.sources.files import Unusable, files, identity
+from locum.data.sources.base import CHUNK, Source, SourceSpec, Tally, Unusable, existing, known
+from locum.data.sources.files import files, identity
 from locum.data.sources.wfdb_format import AAMI, Annotations, read_annotations, read_header, read_signals
 from locum.data.sources.windows import SIGNAL, Frames, Signal, choose, resample, starts
 

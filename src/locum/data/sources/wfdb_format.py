@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from locum.data.sources.files import Unusable
+from locum.data.sources.base import Unusable
 from locum.data.sources.windows import MAX_SAMPLES, Signal
 
 MAX_HEADER_BYTES = 1 << 20

@@ -10,8 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from locum.data.sources.base import Tally
-from locum.data.sources.files import Unusable
+from locum.data.sources.base import Tally, Unusable
 from locum.errors import TooLarge
 
 MAX_SAMPLES = 1 << 28
