@@ -210,3 +210,10 @@ def test_heart_disease_says_what_each_hospital_lacks(g, tmp_path):
     finding = g.of(zero, "chol", "plausibility")
     assert (finding.result, finding.count) == ("REFUSE", 49)
     assert "one and the same value" in finding.fix
+
+
+def test_two_variables_from_one_column_are_doubted():
+    data = DataSpec.parse({"variables": {"a": {}, "b": {}, "c": {}}})
+    mapping = SiteMapping.parse({"columns": {"a": "x", "b": "x", "c": {"column": "x", "scale": 2.0}}})
+    report = check_source(data, FrameSource(pl.DataFrame({"x": [1.0, 2.0]})), mapping)
+    assert [(f.variable, f.gate, f.what) for f in report.of("WARN")] == [("b", "conformance", "'b' and 'a' are mapped to the same column in the same way")]

@@ -26,7 +26,7 @@ PLAUSIBLE_WARN, PLAUSIBLE_REFUSE = 0.05, 0.5
 def judge(found: Pass, min_patients: int = 1) -> Report:
     """The report on a pass. min_patients: what the study's terms and the site ask for; the contract's cohort may ask for more."""
     events = _events(found)
-    findings = [*_source(found), *_rows(found, min_patients, events), *_split(found)]
+    findings = [*_source(found), *_rows(found, min_patients, events), *_split(found), *_twins(found)]
     summaries = {}
     for name in found.data.variables:
         accumulator = found.variables.get(name)
@@ -111,6 +111,16 @@ def _split(found: Pass) -> Iterator[Finding]:
         yield Finding("", "split", "REFUSE", undecided, what, "complete it: 1 for test, 0 for training")
     if not both and not undecided:
         yield Finding("", "split", "PASS")
+
+
+def _twins(found: Pass) -> Iterator[Finding]:
+    """Variables that are the same column, read in the same way."""
+    first: dict[str, str] = {}
+    for name, column in found.columns.items():
+        twin = first.setdefault(column.model_dump_json(), name)
+        if twin != name:
+            what = f"'{name}' and '{twin}' are mapped to the same column in the same way"
+            yield Finding(name, "conformance", "WARN", found.rows, what, "correct the mapping, unless the study asks for one thing twice")
 
 
 def _conformance(name: str, s: VariableSummary, a: Accumulator, found: Pass) -> Finding:
