@@ -50,9 +50,10 @@ def show(run: Run, rounds: Annotated[bool, typer.Option("--rounds", help="Also e
         coefficients = result.get("coefficients")
         if coefficients:
             from locum.report.page import columns as of
+            from locum.report.page import ratio_of
 
             heads, of_model = of(coefficients)
-            ratio = next((k for k in ("hazard_ratio", "odds_ratio", "rate_ratio") if k in coefficients[0]), "")
+            ratio = ratio_of(coefficients)
             if ratio:
                 heads.append(ratio.replace("_", " "))
                 for (_, cells), c in zip(of_model, coefficients, strict=True):

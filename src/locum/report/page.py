@@ -34,7 +34,7 @@ def page(
         comparison=comparison or {},
         tables={name: columns(rows) for name, rows in rows_of.items()},
         shown={name: _flat(result) for name, result in shown.items()},
-        forests={name: forest(rows) for name, rows in rows_of.items() if all("se" in r and ("hazard_ratio" in r or "odds_ratio" in r) for r in rows)},
+        forests={name: forest(rows) for name, rows in rows_of.items() if ratio_of(rows) and all("se" in r for r in rows)},
         bars=bars(rounds),
         seconds=(run["ended"] or 0) - (run["started"] or 0),
         bytes_in=sum(r["bytes_in"] for r in rounds),
@@ -43,9 +43,17 @@ def page(
     )
 
 
+RATIOS = ("hazard_ratio", "odds_ratio", "rate_ratio", "relative_risk_ratio")
+
+
+def ratio_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What e^coefficient is called in these rows; '' if it is not among them."""
+    return next((name for name in RATIOS if all(name in r for r in rows)), "")
+
+
 def forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Positions of a forest plot on a logarithmic axis: for each row a point and its 95 % interval, in pixels of 0..400."""
-    name = "hazard_ratio" if "hazard_ratio" in rows[0] else "odds_ratio"
+    name = ratio_of(rows)
     intervals = [(r["name"], r[name], r.get(f"{name}_ci95") or r["ci95"]) for r in rows if r["name"] != "(intercept)"]
     lines = [(n, v, *ci) for n, v, ci in intervals if v is not None and ci and None not in ci]
     reach = max((abs(math.log(v)) for line in lines for v in line[1:] if 0 < v < math.inf), default=1.0)

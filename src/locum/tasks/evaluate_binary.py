@@ -52,7 +52,7 @@ class EvaluateBinary(BaseTask[EvaluateBinaryParams]):
 
     def __init__(self, step: Step, params: EvaluateBinaryParams, study: Study) -> None:
         super().__init__(step, params, study)
-        self.model: Logistic = earlier(self, params.model, "model", "logistic", "sgd")
+        self.model: Logistic = earlier(self, params.model, "model", "logistic", "sgd", "boosted_trees", "elastic_net")
         check_unseen(self, self.model)
         if not getattr(self.model, "binary", True):
             raise ManifestError(f"Step '{step.name}': the model '{params.model}' predicts a number, not a 0/1 outcome.", fix="name a logistic model")
@@ -79,7 +79,7 @@ class EvaluateBinary(BaseTask[EvaluateBinaryParams]):
         return Layout.of(**dict.fromkeys(SCORED, ()), positive=shape, negative=shape, **line)
 
     def visit(self, state: State, rows: Rows, memory: Memory, rng: np.random.Generator) -> Contribution:
-        used = usable(self, rows, self.params.part)
+        used = usable(self, rows, self.params.part, getattr(self.model, "needed", None))  # trees take missing features
         vector = self.layout(state).zeros()
         first = "rows" in vector
         if first:

@@ -1,4 +1,4 @@
-"""How well a Cox model ranks patients it has not seen: Harrell's concordance, within sites and over the whole cohort.
+"""How well a survival model ranks patients it has not seen: Harrell's concordance, within sites and over the whole cohort.
 
 Within sites every pair is counted exactly where its rows are. For pairs across sites a first round finds mean and
 standard deviation of the scores; bins of about equal size follow; and a table by event time and bin gives the concordance
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from locum.data.rows import Rows
-from locum.errors import TaskError
+from locum.errors import ManifestError, TaskError
 from locum.study.manifest import Name, Step, Study
 from locum.study.vector import Contribution, Layout, Total
 from locum.tasks.base import BaseTask, Memory, State, register
@@ -24,6 +24,7 @@ from locum.tasks.cox import Cox
 from locum.tasks.design import earlier, usable
 from locum.tasks.evaluate_binary import EvaluateParams, check_unseen
 from locum.tasks.event_times import EventTimes, checked_event
+from locum.tasks.interval_hazards import IntervalHazards
 
 FIRST = ("rows", "left_out", "events", "score", "score_squares", "within_concordant", "within_pairs")
 
@@ -44,7 +45,11 @@ class EvaluateSurvival(BaseTask[EvaluateSurvivalParams]):
 
     def __init__(self, step: Step, params: EvaluateSurvivalParams, study: Study) -> None:
         super().__init__(step, params, study)
-        self.model: Cox = earlier(self, params.model, "model", "cox")
+        self.model: Cox | IntervalHazards = earlier(self, params.model, "model", "cox", "piecewise_exponential", "discrete_time", "boosted_trees")
+        if not getattr(self.model.params, "time", None):
+            raise ManifestError(
+                f"Step '{step.name}': the model '{params.model}' does not predict survival.", fix='give it objective = "survival", time and event'
+            )
         check_unseen(self, self.model)
         self.times: EventTimes | None = earlier(self, params.times, "times", "event_times") if params.times else self.model.times
 
@@ -64,7 +69,7 @@ class EvaluateSurvival(BaseTask[EvaluateSurvivalParams]):
         return Layout.of(events=shape, censored=shape)
 
     def visit(self, state: State, rows: Rows, memory: Memory, rng: np.random.Generator) -> Contribution:
-        used = usable(self, rows, self.params.part)
+        used = usable(self, rows, self.params.part, getattr(self.model, "needed", None))  # trees take missing features
         score = self.model.scores(state, used.rows)
         time, event = used.rows.columns[self.model.params.time], used.rows.columns[self.model.params.event]
         if self.key("mean") in state:

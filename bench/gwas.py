@@ -1,0 +1,120 @@
+"""A genome-wide study of 1,000 patients and a million variants at four hospitals, each of which streams its PLINK file; and what population
+structure between hospitals does to a study that knows nothing of it.
+
+The first runs in a process of its own, so that its peak memory is its own; writing the simulated files is not counted.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench.report import Report
+
+PATIENTS, SITES = 250, 4
+VARIANTS, QUICK_VARIANTS = 1_000_000, 20_000
+REFERENCE = {False: 1.708, True: 1.003}
+SEEDS = (1, 2, 3)
+_CODES = np.array([3, 2, 0], np.uint8)
+"""Copies of allele 1 as the two bits of a .bed file."""
+
+
+def measure(report: Report, *, quick: bool = False) -> None:
+    """gwas_lambda_naive, gwas_lambda_stratified; gwas_1m_s, gwas_genotypes_per_s, gwas_peak_gb."""
+    _structure(report, 2_000 if quick else 20_000)
+    variants = QUICK_VARIANTS if quick else VARIANTS
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(SITES):
+            write(Path(folder), k, variants)
+        done = subprocess.run([sys.executable, "-m", "bench.gwas", folder, str(variants)], check=True, capture_output=True, text=True)
+        got = json.loads(done.stdout)
+    size = f"{PATIENTS * SITES:,} patients at {SITES} hospitals, {variants:,} variants, stratified by hospital, 1 run"
+    report.add("gwas_1m_s", got["seconds"], "s", note=f"from PLINK files to chi-square, p and lambda; {size}")
+    report.add("gwas_genotypes_per_s", PATIENTS * SITES * variants / got["seconds"], "1/s", note=f"the sums alone: {got['sums']:.1f} s")
+    report.add("gwas_peak_gb", got["gb"], "GB", note="largest resident set of the process, imports and results of all variants included")
+    report.add("gwas_tested", got["tested"], "variants", note=f"lambda_GC {got['lambda_gc']:.3f}")
+
+
+def _structure(report: Report, variants: int) -> None:
+    """Three populations at five hospitals, no variant with an effect: genomic inflation with one intercept, and with one for each hospital."""
+    from locum.simulate import simulate
+    from locum.study import Study
+    from locum.testing.populations import three_populations
+
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for seed in SEEDS:
+        sites, variables = three_populations(variants, seed)
+        for stratified, lambdas in found.items():
+            null = {"name": "null", "task": "linear", "features": ["age"], "outcome": "y", "site_intercepts": stratified}
+            plan = [null, {"name": "gwas", "task": "gwas", "null": "null"}]
+            study = Study.parse({"name": "structure", "data": {"variables": variables}, "terms": {"privacy": "none"}, "plan": plan})
+            lambdas.append(simulate(study, sites).results["gwas"]["lambda_gc"])
+    for stratified, lambdas in found.items():
+        name = "gwas_lambda_stratified" if stratified else "gwas_lambda_naive"
+        each = ", ".join(f"{x:.3f}" for x in lambdas)
+        note = f"median of {len(SEEDS)} simulations ({each}); 1,000 patients, {variants:,} variants, under masks"
+        report.add(name, float(np.median(lambdas)), "", reference=REFERENCE[stratified], note=note)
+
+
+def write(folder: Path, site: int, variants: int) -> None:
+    """One hospital's .bed, .bim and .fam: frequencies that drifted apart by F = 0.01, 2 % not called."""
+    common, own = np.random.default_rng(0), np.random.default_rng(site + 1)
+    width = (PATIENTS + 3) // 4
+    with (folder / f"site{site}.bed").open("wb") as file:
+        file.write(b"\x6c\x1b\x01")
+        for start in range(0, variants, 20_000):
+            n = min(20_000, variants - start)
+            ancestral = common.uniform(0.05, 0.95, n)
+            f = own.beta(99 * ancestral, 99 * (1 - ancestral))
+            level = np.clip(np.rint(256 * f), 2, 254).astype(np.uint8)[:, None]
+            drawn = np.frombuffer(own.bytes(3 * n * PATIENTS), np.uint8).reshape(3, n, PATIENTS)
+            g = (drawn[0] < level).astype(np.uint8) + (drawn[1] < level)
+            codes = np.zeros((n, 4 * width), np.uint8)
+            codes[:, :PATIENTS] = np.where(drawn[2] < 5, np.uint8(1), _CODES[g])
+            file.write((codes[:, 0::4] | codes[:, 1::4] << 2 | codes[:, 2::4] << 4 | codes[:, 3::4] << 6).tobytes())
+    with (folder / f"site{site}.bim").open("w") as file:
+        file.writelines(f"{1 + 22 * j // variants}\trs{j}\t0\t{1000 + 100 * j}\tA\tG\n" for j in range(variants))
+    (folder / f"site{site}.fam").write_text("".join(f"s{site} p{i} 0 0 0 -9\n" for i in range(PATIENTS)))
+
+
+def work(folder: Path, variants: int) -> dict[str, float]:
+    """Null model, sums of each hospital, tests."""
+    from locum.data.sources.plink import PlinkSource, Spec
+    from locum.tasks.gwas_sums import Null, Tests, block_size, inflation, p_values, site_sums
+
+    start = time.perf_counter()
+    total: dict[str, np.ndarray] = {}
+    for k in range(SITES):
+        rng = np.random.default_rng(100 + k)
+        x = rng.normal(size=(PATIENTS, 3))
+        y = 0.3 * x[:, 0] + k + rng.normal(size=PATIENTS)
+        null = Null.of(x, y - y.mean(), np.ones(PATIENTS), centre=True)
+        source = PlinkSource(folder / f"site{k}.bed", Spec())
+        sums = site_sums((block for _, block in source.blocks(block_size(PATIENTS))), null, variants)
+        sums |= {"information": null.x.T @ null.x, "gradient": null.x.T @ null.residual, "rss": np.asarray(null.residual @ null.residual)}
+        for name, values in sums.items():
+            if name in total:
+                total[name] += values
+            else:
+                total[name] = values
+    sums_s = time.perf_counter() - start
+    n = float(PATIENTS * SITES)
+    tests = Tests.of(total, total["information"], total["gradient"], n, n, centre=True)
+    phi = (total["rss"] - total["gradient"] @ np.linalg.solve(total["information"], total["gradient"])) / (n - 3 - SITES)
+    shown = (tests.minor >= 20) & (tests.variance > tests.least)
+    chi2 = np.where(shown, tests.score**2 / (phi * np.where(shown, tests.variance, 1.0)), 0.0)
+    p_values(chi2)
+    lambda_gc = inflation(chi2[shown])
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "sums": sums_s, "tested": int(shown.sum()), "lambda_gc": lambda_gc or 0.0}
+
+
+if __name__ == "__main__":
+    from bench.data import _peak
+
+    got = work(Path(sys.argv[1]), int(sys.argv[2]))
+    print(json.dumps({**got, "gb": _peak() / 1e9}))
