@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from locum.tasks.variance import LARGEST, Search
@@ -19,10 +19,12 @@ def find(score, slope, unit=1.0, start=0.0, tolerance=1e-10, most=200):
     raise AssertionError("no end")
 
 
+@settings(max_examples=2000)
 @given(root=st.floats(1e-6, 1e6), start=st.floats(0, 1e3), unit=st.floats(1e-2, 1e2))
 def test_a_likelihood_of_one_variance(root, start, unit):
     """The score of n log(x + 1) / 2 + n (root + 1) / (2 (x + 1)): not concave beyond twice the root."""
-    got, _ = find(lambda x: (root - x) / (x + 1) ** 2, lambda x: (2 * root + 1 - x) / (x + 1) ** 3, unit, start)
+    n = ((root + 1) / unit) ** 2  # so that the unit is a standard error, as the search is told
+    got, _ = find(lambda x: n * (root - x) / (x + 1) ** 2, lambda x: n * (2 * root + 1 - x) / (x + 1) ** 3, unit, start)
     assert abs(got.at - root) <= 1e-7 * (root + unit)
 
 
