@@ -14,6 +14,8 @@ _COMMIT = "8e76733ecff3a89f44739a4fa21bf929ac802002"
 _DEFICITS = {
     1: "face", 2: "arm or hand", 3: "leg or foot", 4: "dysphasia", 5: "hemianopia", 6: "visuospatial disorder", 7: "brainstem or cerebellar signs", 8: "other",
 }  # fmt: skip
+_MONTHS = {m: i for i, m in enumerate(("sty", "lut", "mar", "kwi", "maj", "cze", "lip", "sie", "wrz", "pa", "lis", "gru"), start=1)}
+"""The published file has the months in Polish, and the last letter of October lost."""
 _YES_NO = ("RSLEEP", "RATRIAL", "RCT", "RVISINF", "RHEP24", "RASP3", "RXASP")
 _FORMS = {"ddead": "DDEAD", "fdead": "FDEAD", "recurrent_ischaemic_14d": "DRSISC", "haemorrhagic_14d": "DRSH", "embolism_14d": "DPE", "not_stroke": "DNOSTRK"}
 
@@ -21,7 +23,13 @@ _FORMS = {"ddead": "DDEAD", "fdead": "FDEAD", "recurrent_ischaemic_14d": "DRSISC
 def _read(paths: Mapping[str, Path]) -> pl.DataFrame:
     from locum.data.r_data import read_r
 
-    return read_r(paths["IST.rda"], "IST")
+    return read_r(paths["IST.rda"], "IST").with_columns(_month(pl.col("RDATE")).alias("RMONTH"))
+
+
+def _month(text: pl.Expr) -> pl.Expr:
+    """The first day of the month of randomisation, such as '1991-01-01' of 'sty-91'."""
+    month = text.str.head(3).str.replace("[^a-z]$", "").replace_strict(_MONTHS, default=None, return_dtype=pl.Int64)
+    return pl.format("19{}-{}-01", text.str.tail(2), month.cast(pl.String).str.zfill(2))
 
 
 def _form(column: str) -> dict[str, Any]:
@@ -68,8 +76,11 @@ IST = DataSet(
         },
         **{f"rdef{i}": {"type": "category", "categories": ["N", "Y", "C"], "label": f"deficit: {d} (C: cannot assess)"} for i, d in _DEFICITS.items()},
         stype={"type": "category", "categories": ["TACS", "PACS", "LACS", "POCS", "OTH"], "label": "stroke syndrome"},
+        rdate={"type": "date", "label": "month of randomisation, its first day", "minimum": "1991-01-01", "maximum": "1996-12-31", "role": "group"},
         rxasp=yes("randomised to aspirin"),
         rxhep={"type": "category", "categories": ["N", "L", "M", "H"], "label": "randomised heparin: none, low, medium, high (pilot)"},
+        time={"role": "time", "unit": "d", "label": "time from randomisation to death or last contact", "minimum": 0, "maximum": 1500},
+        died={"type": "boolean", "role": "event", "label": "death within that time"},
         dead_or_dependent=yes("dead or dependent at 6 months") | {"role": "outcome"},
         dead_14d=yes("dead within 14 days") | {"role": "outcome"},
         dead_6m=yes("dead at 6 months") | {"role": "outcome"},
@@ -90,6 +101,9 @@ IST = DataSet(
         **{f"rdef{i}": f"RDEF{i}" for i in _DEFICITS},
         stype="STYPE",
         rxhep="RXHEP",
+        rdate="RMONTH",
+        time="TD",
+        died="DIED",
         dead_or_dependent={"column": "OCCODE", "values": {"1": 1, "2": 1, "3": 0, "4": 0}, "missing": [0, 9]},
         dead_6m={"column": "OCCODE", "values": {"1": 1, "2": 0, "3": 0, "4": 0}, "missing": [0, 9]},
         dead_14d="ID14",
