@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from locum import Study, simulate
-from locum.cli.study import template
+from locum.scenarios import studies
 from locum.data import registry
 
 
@@ -17,7 +17,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The in-process engine's model of the same study."""
     pytest.importorskip("lifelines", reason="the demonstration's data come with lifelines")
     path = tmp_path_factory.mktemp("study") / "lung.toml"
-    path.write_text(template("lung"))
+    path.write_text(studies.text("lung"))
     study = Study.load(path)
     return simulate(study, registry.load("lung", study.data)).model_sha256
 

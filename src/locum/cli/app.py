@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from locum.cli import coordinator, data, demo, model, privacy, roster, run_, site, study
+from locum.cli import coordinator, data, demo, model, privacy, roster, run_, scenario, site, study
 from locum.errors import LocumError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.add_typer(study.app, name="study", help="Write, check, submit and watch a st
 app.add_typer(run_.app, name="run", help="See runs, start them again, cancel them.")
 app.add_typer(model.app, name="model", help="List, show and export models.")
 app.add_typer(data.app, name="data", help="Public data sets, and checking your own table against a study.")
+app.add_typer(scenario.app, name="scenario", help="Medical questions on real data, run on this machine.")
 app.add_typer(site.app, name="site", help="At a hospital: enrol, connect data, review, decide, serve.")
 app.add_typer(privacy.app, name="privacy", help="What a study promises to each patient, and attacks on the implementation.")
 app.add_typer(roster.app, name="roster", help="At the consortium: which sites there are, signed.")

@@ -17,7 +17,6 @@ def demo(
 ) -> None:
     """Run a real federation on this machine: 18 hospitals as processes, one Cox model, beside the pooled answer."""
     import importlib.util
-    import tomllib
 
     from locum.errors import LocumError, ManifestError
     from locum.study.document import nearest
@@ -29,16 +28,16 @@ def demo(
 
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from locum.cli.study import describe, template
+    from locum.cli.study import describe
     from locum.demo.run import demo as run
     from locum.demo.run import new_folder
     from locum.demo.show import summary as show
     from locum.federation.wire import RunView
-    from locum.study import Study
+    from locum.scenarios import studies
 
     place = next(p for p in new_folder(folder) if not p.exists()).resolve()
     place.mkdir(parents=True)
-    study = Study.parse(tomllib.loads(template("lung")), where="lung.toml")
+    study = studies.study("lung")
     out = console()
     if not as_json:
         out.print(f"[bold]{study.title}[/]\n{study.question}\nEverything goes to {place}")

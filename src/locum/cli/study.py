@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,31 +55,20 @@ def pem(file: Path | None) -> str:
         raise NotFound(f"{file} cannot be read as a PEM file.", fix="give the authority's certificate in PEM form") from None
 
 
-def template(name: str) -> str:
-    """The text of a study that ships with Locum; raises `NotFound`."""
-    from locum.errors import NotFound
-    from locum.study.document import nearest
-
-    folder = resources.files("locum.cli") / "templates"
-    known = sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
-    if name not in known:
-        raise NotFound(f"There is no study template '{name}'.", fix=nearest(name, known))
-    return (folder / f"{name}.toml").read_text(encoding="utf-8")
-
-
 @app.command()
 def new(
     file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
-    source: Annotated[str, typer.Option("--from", help="Start from: blank, lung.")] = "blank",
+    source: Annotated[str, typer.Option("--from", help="Start from the study of a scenario (locum scenario list), or from 'blank'.")] = "blank",
     as_json: Json = False,
 ) -> None:
     """Write a commented study to start from."""
     from locum.errors import Conflict
+    from locum.scenarios import studies
     from locum.tasks import kinds
 
     name = re.sub(r"[^a-z0-9_.-]+", "-", file.stem.lower()).strip("-._") or "study"
     tasks = [k for k in kinds() if not k.startswith("test_")]
-    text = template(source).replace("@NAME@", name[:64]).replace("@TASKS@", ", ".join(tasks))
+    text = studies.text(source).replace("@NAME@", name[:64]).replace("@TASKS@", ", ".join(tasks))
     try:
         with file.open("x", encoding="utf-8") as f:
             f.write(text)

@@ -14,9 +14,11 @@ from locum.errors import ManifestError
 from locum.study.canonical import canonical, sha256
 from locum.study.contract import EPOCH, NAME, Cohort, ContractFile, DataSpec, Line, Name, Rule, Split, Variable, VariableName, in_order
 from locum.study.document import MAX_DOCUMENT_BYTES, Document, expect, read_toml
+from locum.study.governance import Envelope, Gate, Governance
 
 __all__ = [
-    "EPOCH", "NAME", "SCHEMA", "Cohort", "DataSpec", "Masking", "Name", "Privacy", "Rule", "Split", "Step", "Study", "Terms", "Variable", "VariableName",
+    "EPOCH", "NAME", "SCHEMA", "Cohort", "DataSpec", "Envelope", "Gate", "Governance", "Masking", "Name", "Privacy", "Rule", "Split", "Step", "Study",
+    "Terms", "Variable", "VariableName",
 ]  # fmt: skip
 
 SCHEMA = "locum/study/1"
@@ -203,6 +205,7 @@ class Study(Document):
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
     data: DataSpec
     terms: Terms = Terms()
+    governance: Governance = Governance()
     plan: tuple[Step, ...] = Field(min_length=1, max_length=1000)
 
     @model_validator(mode="before")
@@ -217,6 +220,10 @@ class Study(Document):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"two steps are called '{twice[0]}'; a step's name is unique")
+        gate = self.governance.gate
+        for step in (gate.evaluation, gate.subgroups) if gate else ():
+            if step is not None and step not in names:
+                raise ValueError(f"the gate judges step '{step}', which the plan does not have")
         return self
 
     @classmethod
