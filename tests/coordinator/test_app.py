@@ -92,6 +92,13 @@ def endpoints(a: Assignment) -> list[tuple[str, str]]:
         ("GET", f"/v1/models/{digest}"),
         ("GET", f"/v1/models/{digest}/file"),
         ("GET", "/v1/sites"),
+        ("GET", "/v1/log/checkpoint"),
+        ("GET", "/v1/log/witnessed"),
+        ("GET", "/v1/log/consistency"),
+        ("GET", "/v1/log/inclusion"),
+        ("GET", "/v1/log/entries"),
+        ("GET", "/v1/log/tile/0/000"),
+        ("PUT", "/v1/log/cosignature"),
     ]
 
 
@@ -113,7 +120,7 @@ def test_the_table_of_strangers_is_the_whole_api(world) -> None:
     from locum.coordinator.api import ENDPOINTS
 
     a = world.work[3]
-    names = {a.run: "{run}", a.study: "{digest}", "0" * 64: "{digest}", f"/rounds/{a.seq}": "/rounds/{seq:int}", "/release": "/{phase}"}
+    names = {a.run: "{run}", a.study: "{digest}", "0" * 64: "{digest}", f"/rounds/{a.seq}": "/rounds/{seq:int}", "/release": "/{phase}", "/tile/0/000": "/tile/{path:path}"}
     listed = set()
     for method, path in endpoints(a):
         for value, name in names.items():

@@ -16,9 +16,10 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from locum.coordinator.api import ENDPOINTS, Call, Endpoint, Services
+from locum.coordinator.api import ENDPOINTS
 from locum.coordinator.blobs import BlobStore, FolderBlobs
 from locum.coordinator.board import Board
+from locum.coordinator.call import Call, Endpoint, Services
 from locum.coordinator.config import Folder
 from locum.coordinator.driver import Drivers
 from locum.coordinator.messages import Recorder

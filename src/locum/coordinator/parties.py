@@ -10,11 +10,13 @@ from typing import cast
 
 from sqlalchemy import delete, func, insert, select, update
 
+from locum.coordinator.journal import record
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.tables import decisions, invitations, parties
 from locum.errors import Conflict, LocumError, NotEnrolled, NotFound
 from locum.federation.identity import PublicKey, unb64
 from locum.federation.wire import Enrolled, Enrolment, Role
+from locum.governance.events import Event
 from locum.study.manifest import NAME
 
 ENROLL = b"locum/enroll/1"
@@ -46,6 +48,7 @@ def create_invitation(store: Store, name: str, role: Role, valid_s: float) -> tu
         if known and known.revoked is None:
             raise Conflict(f"'{name}' is enrolled already.", fix="revoke it first if it has lost its key")
         tx.execute(insert(invitations).values(token_sha256=_hash(token), name=name, role=role, expires=expires))
+        record(tx, Event.PARTY_INVITED, name, by="operator", role=role, expires=round(expires, 3))
 
     store.write(change)
     return token, expires
@@ -70,6 +73,7 @@ def enroll(store: Store, request: Enrolment, federation: str) -> Enrolled:
             _admit(tx, row.name, row.role, key)
             tx.execute(update(invitations).where(invitations.c.token_sha256 == row.token_sha256).values(used=store.now(), used_key=str(key)))
             tx.wake("parties", "work")
+            record(tx, Event.PARTY_ENROLLED, row.name, by=row.name, role=row.role, key=key.fingerprint)
         return Enrolled(name=row.name, role=row.role, federation=federation)
 
     return store.write(change)
@@ -97,6 +101,7 @@ def revoke(store: Store, name: str) -> None:
         if not done.rowcount:
             raise NotFound(f"No enrolled party is called '{name}'.")
         tx.wake("parties")
+        record(tx, Event.PARTY_REVOKED, name, by="operator")
 
     store.write(change)
 

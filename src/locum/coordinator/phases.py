@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import delete, insert, select, update
 
+from locum.coordinator.journal import record
 from locum.coordinator.rosters import latest
 from locum.coordinator.runs import check, fenced
 from locum.coordinator.store import Store, Tx
@@ -16,6 +17,7 @@ from locum.federation.envelope import Envelope
 from locum.federation.masking import PublicSession, Turn
 from locum.federation.round import Round
 from locum.federation.wire import Assignment, Session, SignedAssignment
+from locum.governance.events import Event
 from locum.secagg.parameters import lot
 
 NOTICE_BYTES_AT_A_TIME = 8 << 20
@@ -109,6 +111,8 @@ def end_round(store: Store, fence: int, a: Assignment, status: str) -> None:
     def change(tx: Tx) -> None:
         fenced(tx, a.run, fence, version=runs.c.version + 1)
         tx.execute(update(rounds).where(rounds.c.run == a.run, rounds.c.seq == a.seq).values(status=status, closed=tx.now()))
+        if status == "failed":
+            record(tx, Event.ROUND_FAILED, a.run, by="coordinator", seq=a.seq)
 
     store.write(change)
 

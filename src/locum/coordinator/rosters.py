@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from sqlalchemy import insert, select
 
+from locum.coordinator.journal import record
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.studies import approvals, parse_study
 from locum.coordinator.tables import parties, rosters
 from locum.errors import Conflict, NotFound
 from locum.federation.identity import PublicKey
 from locum.federation.roster import Roster, SignedRoster
+from locum.governance.events import Event
 from locum.study.manifest import Study
 
 
@@ -59,6 +61,7 @@ def install(store: Store, signed: SignedRoster, consortium: PublicKey, federatio
             raise Conflict("A roster of this version, or a later one, is in force already.", fix="draft it again, then sign that")
         tx.execute(insert(rosters).values(version=roster.version, digest=signed.digest, body=signed.body, signature=signed.signature, installed=tx.now()))
         tx.wake("runs", "work")
+        record(tx, Event.ROSTER_INSTALLED, signed.digest, by="consortium", version=roster.version, sites=len(roster.sites))
 
     store.write(change)
     return roster

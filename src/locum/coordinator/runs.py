@@ -17,15 +17,18 @@ from typing import Any
 import msgspec
 from sqlalchemy import delete, func, insert, select, update
 
+from locum.coordinator.journal import record
 from locum.coordinator.rosters import eligible
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.studies import ACTIVE, parse_study
 from locum.coordinator.tables import inbox, messages, models, rounds, runs, studies
 from locum.errors import Conflict, Forbidden
 from locum.federation.envelope import Envelope
-from locum.federation.round import Round, phases
+from locum.federation.round import VECTORS, Round, phases
 from locum.federation.runner import Cursor
 from locum.federation.wire import Assignment, SignedAssignment
+from locum.governance.events import Event
+from locum.study.canonical import canonical, sha256
 from locum.study.manifest import Study
 
 LEASE_S = 5.0
@@ -104,6 +107,8 @@ def _take(tx: Tx, row: Any, me: str) -> bool:
     )
     if done.rowcount:
         tx.wake(f"run:{row.id}")
+        if row.status == "waiting":
+            record(tx, Event.RUN_STARTED, row.id, by="coordinator", study=row.study, protection=parse_study(row.manifest).terms.protection())
     return bool(done.rowcount)
 
 
@@ -191,6 +196,8 @@ def settle(store: Store, fence: int, round_: Round) -> Round:
         if machine.status != "open":
             closed = None if machine.status == "between" else tx.now()
             tx.execute(update(rounds).where(rounds.c.run == a.run, rounds.c.seq == a.seq).values(status=machine.status, closed=closed))
+            if machine.status == "failed":
+                record(tx, Event.ROUND_FAILED, a.run, by="coordinator", seq=a.seq)
         return machine
 
     return store.write(change)
@@ -246,6 +253,11 @@ def checkpoint(store: Store, fence: int, run: str, seq: int, cursor: Cursor, sta
         if model_bytes is not None:
             tx.execute(insert(models).values(run=run, id=state, study=study, bytes=model_bytes, created=tx.now()))
         tx.wake(f"run:{run}")
+        given = _answers(tx, run, seq)
+        if given:
+            record(tx, Event.ROUND_COMBINED, run, by="coordinator", seq=seq, state=state, sites=len(given), answers=sha256(canonical(given)))
+        if model_bytes is not None:
+            record(tx, Event.MODEL_MADE, state, by="coordinator", run=run, study=study, bytes=model_bytes, results=sha256(canonical(cursor.results)))
 
     store.write(change)
 
@@ -260,8 +272,15 @@ def fail(store: Store, fence: int, run: str, error: str) -> None:
         tx.execute(update(messages).where(messages.c.run == run).values(body=None))
         tx.execute(delete(inbox).where(inbox.c.run == run))
         tx.wake("work", f"run:{run}")
+        record(tx, Event.RUN_FAILED, run, by="coordinator", error=error[:500])
 
     store.write(change)
+
+
+def _answers(tx: Tx, run: str, seq: int) -> dict[str, str]:
+    """Site -> digest of the vector that it released in a round, as it signed it."""
+    where = (messages.c.run == run, messages.c.seq == seq, messages.c.kind == "release", messages.c.phase.in_(VECTORS))
+    return {m.sender: m.digest for m in tx.rows(select(messages.c.sender, messages.c.digest).where(*where).order_by(messages.c.sender))}
 
 
 def has_ended(store: Store, run: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Select, delete, insert, select, update
 
+from locum.coordinator.journal import record
 from locum.coordinator.parties import Party
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.tables import decisions, inbox, parties, rounds, runs, studies
@@ -16,6 +17,8 @@ from locum.errors import Conflict, ManifestError, NotFound
 from locum.federation.budget import budget_of
 from locum.federation.envelope import Envelope
 from locum.federation.runner import Cursor
+from locum.governance.events import Event
+from locum.study.canonical import sha256
 from locum.study.manifest import Study
 from locum.tasks import build_plan
 
@@ -52,8 +55,10 @@ def submit(store: Store, party: Party, body: bytes, envelope_text: str, request:
                     submitted=store.now(),
                 )
             )
+        if row is None:
+            record(tx, Event.STUDY_SUBMITTED, study.digest, by=party.name, key=party.key.fingerprint, envelope=sha256(envelope_text.encode()))
         if tx.first(select(runs.c.id).where(runs.c.study == study.digest)) is None:
-            _add_run(tx, study, request)
+            _add_run(tx, study, request, party.name)
 
     store.write(change)
     return study.digest
@@ -65,18 +70,19 @@ def start_run(store: Store, party: Party, digest: str, request: str) -> str:
     def change(tx: Tx) -> str:
         study = parse_study(own_study(tx, party, digest).manifest)
         active = tx.first(select(runs.c.id).where(runs.c.study == digest, runs.c.status.in_(ACTIVE)))
-        return str(active.id) if active else _add_run(tx, study, request)
+        return str(active.id) if active else _add_run(tx, study, request, party.name)
 
     return store.write(change)
 
 
-def _add_run(tx: Tx, study: Study, request: str) -> str:
+def _add_run(tx: Tx, study: Study, request: str, by: str) -> str:
     run = hashlib.sha256(f"locum/run/1\0{study.digest}\0{request}".encode()).hexdigest()[:20]
     if tx.first(select(runs.c.id).where(runs.c.id == run)):
         return run
     values = {"cursor": msgspec.json.encode(Cursor()).decode(), "needed": study.terms.start_when or study.terms.min_cohort, "created": tx.now()}
     tx.execute(insert(runs).values(id=run, study=study.digest, status="waiting", version=1, fence=0, asked=0, error="", **values))
     tx.wake("runs", "work", f"run:{run}")
+    record(tx, Event.RUN_CREATED, run, by=by, study=study.digest)
     return run
 
 
@@ -101,6 +107,8 @@ def decide(store: Store, party: Party, digest: str, envelope_text: str, at: floa
         else:
             tx.execute(insert(decisions).values(study=digest, site=party.name, **values))
         tx.wake("runs", "work", *(f"run:{r.id}" for r in tx.rows(select(runs.c.id).where(runs.c.study == digest, runs.c.status.in_(ACTIVE)))))
+        event = Event.STUDY_APPROVED if envelope.kind == "approval" else Event.STUDY_DENIED
+        record(tx, event, digest, by=party.name, key=party.key.fingerprint, envelope=sha256(envelope_text.encode()))
 
     store.write(change)
 
@@ -123,6 +131,7 @@ def cancel(store: Store, party: Party, run: str) -> None:
             tx.execute(update(rounds).where(rounds.c.run == run, rounds.c.status.in_(("open", "between"))).values(status="failed", closed=store.now()))
             tx.execute(delete(inbox).where(inbox.c.run == run))
             tx.wake("work", f"run:{run}")
+            record(tx, Event.RUN_CANCELLED, run, by=party.name, study=row.study)
 
     store.write(change)
 

@@ -151,6 +151,40 @@ ledgers = Table(  # how far each site's privacy ledgers have got, as the site ha
     Column("envelope", Text, nullable=False),
 )
 
+log_entries = Table(  # the federation's log, in order; body: governance.events
+    "log_entries",
+    metadata,
+    Column("n", BigInteger, primary_key=True, autoincrement=False),
+    Column("event", String(64), nullable=False),
+    Column("subject", String(64), nullable=False, index=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
+log_head = Table(  # one row. size: entries; built: how many of them the tiles and the checkpoint are over
+    "log_head",
+    metadata,
+    Column("size", BigInteger, nullable=False),
+    Column("built", BigInteger, nullable=False),
+    Column("checkpoint", Text, nullable=False),
+)
+
+log_tiles = Table(
+    "log_tiles",
+    metadata,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+cosignatures = Table(  # the latest of each site, over the checkpoint that it saw
+    "cosignatures",
+    metadata,
+    Column("site", String(64), ForeignKey("parties.name"), primary_key=True),
+    Column("size", BigInteger, nullable=False, index=True),
+    Column("line", LargeBinary, nullable=False),
+    Column("checkpoint", Text, nullable=False),
+)
+
 models = Table(
     "models",
     metadata,

@@ -177,6 +177,23 @@ class ModelView(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     created: float
 
 
+class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Hashes of a proof in the log, in hexadecimal, in the order of RFC 9162."""
+
+    hashes: tuple[str, ...]
+
+
+class LogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry of the log: its number, and the JSON text that is hashed."""
+
+    n: int
+    body: str
+
+
+class LogEntries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    entries: tuple[LogEntry, ...]
+
+
 class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A newcomer's request: the invitation's token, its public key, and a signature that proves it holds the private key."""
 
