@@ -164,6 +164,34 @@ def serve(folder: Folder = FOLDER) -> None:
     run(folder)
 
 
+@app.command("log")
+def log_(
+    settle: Annotated[str | None, typer.Option(help="Go on, although two histories were shown: why, in a sentence. The evidence stays.")] = None,
+    folder: Folder = FOLDER,
+    as_json: Json = False,
+) -> None:
+    """What this site has cosigned of the federation's log, and any evidence that it was rewritten."""
+    from locum.errors import Conflict
+    from locum.governance.log import Signed
+    from locum.site.folder import open_store
+
+    with open_store(folder) as store:
+        if settle is not None:
+            if all(fork.settled for fork in store.log_forks()):
+                raise Conflict("There is nothing to settle: no other history was shown to this site.")
+            store.settle_log(settle.strip() or "no reason given")
+        text, forks = store.log_head(), store.log_forks()
+    head = Signed.parse(text).checkpoint if text else None
+    if as_json:
+        emit({"size": head.size if head else 0, "root": head.root.hex() if head else None, "forks": [f._asdict() for f in forks]})
+        return
+    out = console()
+    out.print(f"Cosigned: {head.size} entries, root {head.root.hex()}" if head else "Nothing cosigned yet: 'locum site serve' does it.", markup=False)
+    for fork in forks:
+        out.print(f"{when(fork.time)} UTC: {fork.what}\nThis site had cosigned:\n{fork.seen}\nIt was shown:\n{fork.shown}", style="red", markup=False)
+        out.print(f"Settled: {fork.settled}" if fork.settled else "This site answers nothing until: locum site log --settle 'WHY'", markup=False)
+
+
 @app.command()
 def releases(folder: Folder = FOLDER, as_json: Json = False) -> None:
     """Every vector that ever left this site, from its own log, after checking the log's chain of hashes."""

@@ -14,12 +14,29 @@ from locum.errors import EnvelopeError
 from locum.federation.envelope import Envelope
 from locum.federation.identity import PublicKey, b64
 from locum.federation.roster import SignedRoster
-from locum.federation.wire import LONG_POLL_S, Assignment, Enrolled, Enrolment, ModelView, Notice, RoundView, RunView, StudyView, Work, federation_id
+from locum.federation.wire import (
+    LONG_POLL_S,
+    Assignment,
+    Enrolled,
+    Enrolment,
+    LogEntries,
+    LogEntry,
+    ModelView,
+    Notice,
+    Proof,
+    RoundView,
+    RunView,
+    StudyView,
+    Work,
+    federation_id,
+)
 from locum.federation.witness import LedgerHead, SignedHead, SignedHeads
+from locum.governance.log import Signed
 from locum.study.manifest import Study
 
 T = TypeVar("T")
 ENROLL = b"locum/enroll/1"
+MAX_PROOF = 128
 MAX_KNOWN = 100
 """Ids in one poll: they travel in the URL."""
 
@@ -87,6 +104,10 @@ class Api:
         signed = SignedHead.seal(LedgerHead(site=c.name, data=data, n=n, hash=hash), c.identity)
         await c.call("PUT", "/v1/ledgers", msgspec.json.encode(signed), headers=JSON)
 
+    async def cosign(self, checkpoint: str) -> None:
+        """Leave this site's cosignature under a checkpoint of the log."""
+        await self.connection.call("PUT", "/v1/log/cosignature", checkpoint.encode(), headers={"Content-Type": "text/plain; charset=utf-8"})
+
     async def decide(self, study: str, *, approve: bool) -> None:
         """Tell the coordinator this site's decision, signed."""
         c = self.connection
@@ -139,6 +160,23 @@ class Api:
         await self.connection.download(f"/v1/models/{quote(model.id)}/file", sha256=model.id, size=model.bytes, to=to)
         return to
 
+    async def checkpoint(self, *, witnessed: bool = False) -> Signed:
+        """The log's signed head, or the newest that a site has cosigned; signatures are still to be verified."""
+        answer = await self.connection.call("GET", "/v1/log/" + ("witnessed" if witnessed else "checkpoint"))
+        return Signed.parse(answer.body.decode("utf-8", "replace"))
+
+    async def consistency(self, old: int, new: int) -> list[bytes]:
+        """The proof that the log of `new` entries continues that of `old`."""
+        return _hashes(await self._get(f"/v1/log/consistency?old={old}&new={new}", Proof))
+
+    async def inclusion(self, n: int, size: int) -> list[bytes]:
+        """The proof that entry `n` is in the log of `size` entries."""
+        return _hashes(await self._get(f"/v1/log/inclusion?n={n}&size={size}", Proof))
+
+    async def log_entries(self, *subjects: str) -> Sequence[LogEntry]:
+        """The log's entries about these studies, runs, models or parties."""
+        return (await self._get("/v1/log/entries?subject=" + ",".join(quote(s) for s in subjects), LogEntries)).entries
+
     async def sites(self) -> Sequence[dict[str, Any]]:
         return await self._get("/v1/sites", tuple[dict[str, Any], ...])
 
@@ -151,6 +189,13 @@ JSON = {"Content-Type": "application/json"}
 
 def _round(a: Assignment) -> str:
     return f"/v1/runs/{quote(a.run)}/rounds/{a.seq}"
+
+
+def _hashes(proof: Proof) -> list[bytes]:
+    try:
+        return [bytes.fromhex(h) for h in proof.hashes[:MAX_PROOF]]
+    except ValueError:
+        raise EnvelopeError("A proof of the log is not in hexadecimal.", fix="update both sides to the same release") from None
 
 
 def _decode(answer: Answer, kind: type[T]) -> T:

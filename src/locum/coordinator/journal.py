@@ -14,7 +14,7 @@ from locum.coordinator.store import Store, Tx
 from locum.coordinator.tables import cosignatures, log_entries, log_head, log_tiles
 from locum.errors import Conflict, NotFound
 from locum.federation.identity import Identity, PublicKey
-from locum.governance.events import Entry, Event
+from locum.governance.events import Entry, Event, log_origin
 from locum.governance.log import Checkpoint, NoteKey, Signed, Tree, leaf_hash
 from locum.governance.log.merkle import LogError
 from locum.governance.log.note import WITNESS
@@ -22,11 +22,6 @@ from locum.governance.log.tree import WIDTH
 
 BATCH = 4096
 """Entries read at a time while the tree grows."""
-
-
-def origin(federation: str) -> str:
-    """The log's name: it is in every checkpoint."""
-    return f"locum.log/{federation}"
 
 
 def record(tx: Tx, event: Event, subject: str, *, by: str, **details: object) -> None:
@@ -41,7 +36,7 @@ class Journal:
     """The log as others see it. `Journal(store, identity, federation)`."""
 
     def __init__(self, store: Store, identity: Identity, federation: str) -> None:
-        self.store, self.identity, self.key = store, identity, NoteKey(origin(federation), identity.public.raw)
+        self.store, self.identity, self.key = store, identity, NoteKey(log_origin(federation), identity.public.raw)
 
     def checkpoint(self) -> Signed:
         """The signed head over every entry that is durable now, with the witnesses' cosignatures where they fit it."""

@@ -18,6 +18,11 @@ MAX_ENTRY_BYTES = (1 << 16) - 1
 """A bundle of entries gives each its length in two bytes."""
 
 
+def log_origin(federation: str) -> str:
+    """The name of a federation's log: it is in every checkpoint."""
+    return f"locum.log/{federation}"
+
+
 class Event(StrEnum):
     """source:subject:action."""
 

@@ -16,6 +16,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
@@ -39,6 +40,7 @@ from locum.site.logs import reason
 from locum.site.masking import MaskedRound, check_roster
 from locum.site.rows import RowSource
 from locum.site.store import Answer, Decision, Masking, Store
+from locum.site.witness import Witness
 from locum.study.manifest import Study
 from locum.tasks import Task
 
@@ -49,6 +51,8 @@ VISITS = 2
 """Visits at a time: each may need a few models' worth of memory."""
 MAX_REFUSED = 1000
 PRUNE_S = 86400.0
+SOON_S, SELDOM_S = 5.0, 900.0
+"""How long after something happened here the log is looked at, and how long at the latest."""
 GRACE_S = 3600.0
 """How long after its deadline a round is still tried, where the way to the coordinator is broken."""
 
@@ -76,18 +80,20 @@ class Agent:
         policy: SitePolicy | None = None,
         ledgers: LedgerSource | None = None,
         consortium: PublicKey | None = None,
+        witness: Witness | None = None,
         poll_s: float = LONG_POLL_S,
     ) -> None:
         """coordinator: the key pinned at enrolment. rows: where a study's rows come from, commonly `SiteRows(store, key)`.
 
         ledgers: by which private studies are paid for, commonly `SiteLedgers(store, name)`.
-        consortium: the key that signs the roster; without it this site takes part in no masked round.
+        consortium: the key that signs the roster; without it this site takes part in no masked round. witness: what cosigns the log.
         """
         self.store, self.api, self.coordinator, self.rows, self.log, self.poll_s = store, api, coordinator, rows, log, poll_s
         self.identity = api.connection.identity
         self.ledgers = ledgers or no_ledgers
         self.door = Door(api.connection.name, policy or SitePolicy())
-        self.consortium = consortium
+        self.consortium, self.witness = consortium, witness
+        self._news = asyncio.Event()
         self._keys: tuple[str, dict[str, PublicKey]] = ("", {})
         self.computing = 0
         self._jobs: dict[str, asyncio.Task[None]] = {}
@@ -107,11 +113,12 @@ class Agent:
             except LocumError as error:  # kept by another release
                 self.log.warning("answer not sent again", run=run, seq=seq, **reason(error))
         poll = asyncio.create_task(self._poll())
+        log = asyncio.create_task(self._watch_log())
         halt = asyncio.create_task((stop or asyncio.Event()).wait())
         try:
             await asyncio.wait({poll, halt}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            tasks = {poll, halt, *self._jobs.values()}
+            tasks = {poll, halt, log, *self._jobs.values()}
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -139,6 +146,19 @@ class Agent:
                 self.log.warning("poll failed", **reason(error))
             if failures:
                 await self._back_off(failures)
+
+    async def _watch_log(self) -> None:
+        """Cosign the log: at the start, some seconds after something happened here, and now and then."""
+        while self.witness:
+            self._news.clear()
+            try:
+                if await self.witness.look() is None:
+                    self.log.error("the coordinator's log does not continue what this site has seen: it answers nothing any more")
+            except Exception as error:
+                self.log.warning("log not witnessed", **reason(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), SELDOM_S)
+            await asyncio.sleep(SOON_S)  # rounds come in bursts
 
     async def _back_off(self, failures: int) -> None:
         """After what the connection does not retry: a refusal, a forgery, a full disk, or an answer that brings nothing new."""
@@ -236,6 +256,7 @@ class Agent:
         await self._wanted(answer, self.api.answer(request.assignment, answer.envelope, answer.body or b"", phase=request.phase))
         await asyncio.to_thread(self.store.mark, answer, "sent")
         await self._state_ledger(request, log)
+        self._news.set()
         log.info("round answered", step=request.assignment.step, kind=answer.kind, bytes=answer.nbytes, seconds=round(time.monotonic() - started, 3))
 
     async def _state_ledger(self, request: Request, log: FilteringBoundLogger) -> None:
@@ -278,6 +299,8 @@ class Agent:
         """Compute the answer and make it durable; a vector that travels ahead of its message is uploaded meanwhile."""
         a = request.assignment
         try:
+            if self.witness and self.witness.forked:
+                raise ReleaseDeclined("log", "The coordinator's log has shown two histories.", fix="locum site log: compare both with other sites")
             study, task = approved_task(request, self.store.study(a.study))
             self.door.admit(a, study.terms)
             if a.session:

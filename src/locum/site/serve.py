@@ -21,6 +21,7 @@ from locum.site.ledgers import SiteLedgers
 from locum.site.logs import open_log
 from locum.site.rows import RowSource, SiteRows
 from locum.site.store import Store
+from locum.site.witness import Witness
 
 
 @asynccontextmanager
@@ -49,7 +50,8 @@ async def open_agent(
         async with Api(member.connect(identity, patience=patience, notice=notice, **options)) as api:
             keys = {"coordinator": member.coordinator, "consortium": member.consortium}
             own = rows or SiteRows(store, identity.public, notice=notice)
-            yield Agent(store, api, rows=own, ledgers=SiteLedgers(store, member.name), log=log, policy=config.policy, poll_s=poll_s, **keys)  # type: ignore[arg-type]
+            witness = Witness(store, api, identity, member.coordinator, api.connection.now)
+            yield Agent(store, api, rows=own, ledgers=SiteLedgers(store, member.name), log=log, policy=config.policy, witness=witness, poll_s=poll_s, **keys)  # type: ignore[arg-type]
 
 
 def serve(folder: Path, *, log_file: Path | None = None, patience: Patience = FOR_EVER, poll_s: float = LONG_POLL_S) -> None:

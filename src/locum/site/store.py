@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -66,7 +66,11 @@ CREATE TABLE waiver (n INTEGER PRIMARY KEY, study TEXT NOT NULL, time REAL NOT N
 CREATE TRIGGER waiver_is_not_edited BEFORE UPDATE ON waiver BEGIN SELECT RAISE(ABORT, 'waivers are append-only'); END;
 CREATE TRIGGER waiver_is_not_erased BEFORE DELETE ON waiver BEGIN SELECT RAISE(ABORT, 'waivers are append-only'); END;
 """
-_MIGRATIONS = (_SCHEMA, _PHASES, _WAIVERS)
+_WITNESS = """
+CREATE TABLE log_head (size INTEGER NOT NULL, checkpoint TEXT NOT NULL) STRICT;
+CREATE TABLE log_fork (n INTEGER PRIMARY KEY, time REAL NOT NULL, what TEXT NOT NULL, seen TEXT NOT NULL, shown TEXT NOT NULL, settled TEXT NOT NULL DEFAULT '') STRICT;
+"""
+_MIGRATIONS = (_SCHEMA, _PHASES, _WAIVERS, _WITNESS)
 _CHAIN = b"locum/release-log/1\0"
 
 Decision = Literal["", "approved", "denied"]
@@ -144,6 +148,16 @@ class Masking(msgspec.Struct, frozen=True, kw_only=True):
     session: bytes | None = None
     round: bytes | None = None
     summed: tuple[str, int, str, tuple[str, ...]] | None = None
+
+
+class LogFork(NamedTuple):
+    """Evidence against the log: when, what was found, both checkpoints as text, and why a person let the site go on ('' if none has)."""
+
+    time: float
+    what: str
+    seen: str
+    shown: str
+    settled: str = ""
 
 
 class LogLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -373,6 +387,32 @@ class Store:
             if known and (version < known[0] or (version == known[0] and signed.body != known[1])):
                 raise Conflict("The roster is older than one that this site has seen.", why="The coordinator may not go back to it.")
             db.execute("INSERT OR REPLACE INTO roster VALUES (?, ?, ?)", (version, signed.body, signed.signature))
+
+    def log_head(self) -> str:
+        """The checkpoint of the federation's log that this site has cosigned last; '' before the first."""
+        rows = self._rows("SELECT checkpoint FROM log_head ORDER BY size DESC LIMIT 1")
+        return str(rows[0][0]) if rows else ""
+
+    def put_log_head(self, size: int, checkpoint: str) -> None:
+        """Durable before the cosignature leaves: a site never says yes to two histories."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM log_head")
+            db.execute("INSERT INTO log_head VALUES (?, ?)", (size, checkpoint))
+
+    def log_forks(self) -> list[LogFork]:
+        """Every time that the coordinator has shown a log which does not continue what this site has cosigned."""
+        return [LogFork(*row) for row in self._rows("SELECT time, what, seen, shown, settled FROM log_fork ORDER BY n")]
+
+    def settle_log(self, reason: str) -> None:
+        """Somebody has looked: the evidence stays, and the next head that is shown is a new beginning."""
+        with self._transaction() as db:
+            db.execute("UPDATE log_fork SET settled = ? WHERE settled = ''", (reason,))
+            db.execute("DELETE FROM log_head")
+
+    def put_log_fork(self, what: str, seen: str, shown: str) -> None:
+        """Keep the evidence."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO log_fork (time, what, seen, shown) VALUES (?, ?, ?, ?)", (time.time(), what, seen, shown))
 
     def last_memory(self, study: str) -> dict[int, bytes]:
         """What the steps of a study left in memory, in the last run that this site answered: step -> body."""
