@@ -281,7 +281,7 @@ def heart(report: Report, quick: bool) -> None:
 def ist(report: Report, quick: bool) -> None:
     """466 hospitals, death or dependency at six months, private Newton steps; 70/30 split within each hospital."""
     data = registry.get("ist").data
-    features = [n for n in data.variables if n not in ("dead_or_dependent", "dead_14d")]
+    features = [n for n, v in data.variables.items() if v.role == "feature"]
     try:
         sites = registry.load("ist", data)
     except Exception as error:

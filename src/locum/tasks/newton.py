@@ -191,15 +191,16 @@ def dependent(correlation: Floats) -> list[int] | None:
     p = len(correlation)
     rest, lower = np.diag(correlation).copy(), np.zeros((p, p))
     order: list[int] = []
+    taken = np.zeros(p, dtype=bool)
     for k in range(p):
-        open_ = [i for i in range(p) if i not in order]
-        j = max(open_, key=lambda i: rest[i])
+        j = int(np.where(taken, -np.inf, rest).argmax())
         if rest[j] <= COLLINEAR:
             combination = np.linalg.solve(correlation[np.ix_(order, order)], correlation[order, j])
             return [j, *(order[i] for i in np.flatnonzero(np.abs(combination) > 1e-5))]
         lower[:, k] = (correlation[:, j] - lower[:, :k] @ lower[j, :k]) / np.sqrt(rest[j])
         rest -= lower[:, k] ** 2
         order.append(j)
+        taken[j] = True
     return None
 
 
