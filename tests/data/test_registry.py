@@ -114,7 +114,7 @@ def test_a_study_reads_its_own_variables(bare):
 def test_what_the_command_line_prints_is_plain_json(bare):
     plain = json.loads(json.dumps(registry.listing()))
     assert [d["name"] for d in plain] == registry.names()
-    assert {d["name"] for d in plain if d["here"]} == {"lung", "breast_cancer"}
+    assert {d["name"] for d in plain if d["here"]} == {"lung", "breast_cancer", "digits"}
     assert {d["name"] for d in plain if d["kind"] == "fixture"} == {"eicu_demo_subset", "omop_synthea27nj", "sql_on_fhir_v2_tests"}
     assert all(d["sites"] for d in plain if d["kind"] == "sites")
     assert all(d["licence"] and d["citation"] for d in plain)
@@ -186,6 +186,8 @@ def test_a_data_set_is_downloaded_once_into_the_cache(bare, monkeypatch):
 @needs_data
 @pytest.mark.parametrize("name", registry.names())
 def test_every_file_of_every_data_set_is_the_published_one(name):
+    if not next(d["here"] for d in registry.listing() if d["name"] == name):
+        pytest.skip(f"{name} is not on this machine")
     receipt = registry.verify(name)
     assert len(receipt["files"]) == len(registry.entry(name).files) > 0
     assert receipt == registry.fetch(name)

@@ -55,10 +55,11 @@ def test_page_is_self_contained_and_escaped() -> None:
     assert "no_rows" in text
 
 
-def test_forest_places_one_in_the_middle_and_keeps_intervals_in_order() -> None:
-    circles = re.findall(r'x1="([\d.]+)" x2="([\d.]+)" y1="13" y2="13".*?<circle cx="([\d.]+)"', html(), re.S)
-    low, high, point = map(float, circles[0])
-    assert 0 <= low < 200 < point < high <= 400
+def test_the_forest_keeps_point_and_interval_in_order_around_one() -> None:
+    svg = html().split("<h2>cox</h2>")[1].split("</svg>")[0]
+    low, high, point = map(float, re.findall(r'<line x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)" [^>]*stroke-width="2"/><circle cx="([\d.]+)"', svg)[0])
+    one = float(re.findall(r'<line x1="([\d.]+)"[^>]*stroke-dasharray="3 3"', svg)[0])
+    assert low < one < point < high
 
 
 def test_a_failed_run_says_why() -> None:

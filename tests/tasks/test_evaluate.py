@@ -200,7 +200,8 @@ def test_local_models_against_the_federated_one(run, scatter):
         expected["correct"] += ((own > 0) == yb).sum()
         expected["majority"] += ((ya.mean() > 0.5) == yb).sum()
         expected["fitted"] += 1
-    assert (got["sites"], got["sites_fitted"], got["pairs"], got["n"]) == (5, expected["fitted"], expected["pairs"], expected["n"])
+    assert (got["sites"], got["sites_tried"], got["pairs"], got["n"]) == (5, expected["fitted"], expected["pairs"], expected["n"])
+    assert got["sites_without_model"] == got["sites"] - got["sites_fitted"] >= 1  # of one patient nothing can be said
     for key, value in (("local", "local"), ("federated", "federated")):
         assert got[f"{key}_concordance"] == pytest.approx(expected[value] / expected["pairs"], abs=1e-9)
     assert got["local_accuracy"] == pytest.approx(expected["correct"] / expected["n"])
@@ -219,6 +220,82 @@ def test_local_survival_models(run, scatter):
     assert 0.4 < got["federated_concordance"] < 0.8
 
 
+RANGED = {**BINARY, **{n: {"minimum": 0, "maximum": 50} for n in NAMES}}
+ALONE = {"name": "alone", "task": "local_baseline", "model": "fit", "by_size": True}
+TREES = {
+    "name": "fit", "task": "boosted_trees", "features": NAMES, "outcome": "y", "part": "train", "trees": 4, "depth": 2, "min_child_patients": 11, "rounds": 12,
+}  # fmt: skip
+SCALED = {"features": NAMES, "outcome": "y", "part": "train", "standardise": "scale"}
+TIMED = {"features": ["age", "sex", "ecog"], "time": "time", "event": "dead", "part": "train"}
+FITS = {
+    "elastic_net": {**SCALED, "family": "logistic", "lambdas": [0.05]},
+    "sgd": {**SCALED, "rounds": 40},
+    "boosted_trees": TREES,
+    "cox": {**TIMED, "strata": "site"},
+    "piecewise_exponential": {**TIMED, "cuts": [200, 500]},
+    "discrete_time": {**TIMED, "cuts": [200, 500, 1100]},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(FITS))
+def test_every_model_that_is_evaluated_has_a_local_form(kind, run, scatter):
+    """The whole federation as one site: its own model is the federated one, and by the same pairs."""
+    survival = "time" in FITS[kind]
+    variables, d = (SURVIVAL, lung()) if survival else (RANGED, cancer())
+    scale = [] if survival or kind == "boosted_trees" else binary_plan()[:1]
+    plan = [*scale, {**FITS[kind], "name": "fit", "task": kind}, {**ALONE, "ridge": 0.0}]
+    one = run(variables, plan, scatter(d, [len(next(iter(d.values())))]))["alone"]
+    assert one["sites_without_model"] == 0
+    assert one["local_concordance"] == pytest.approx(one["federated_concordance"], abs=1e-9)
+    assert one["local_concordance_mean_of_sites"] == pytest.approx(one["local_concordance"], abs=1e-12)
+
+    many = run(variables, plan, scatter(d, [1, 2, 0, 20, 60]))["alone"]
+    by = many["by_test_rows"]
+    assert sum(row["sites"] for row in by) == many["sites"] == 5
+    assert all("withheld" in row for row in by if row["sites"] < 3)
+    assert many["sites_without_model"] + many["sites_fitted"] == 5
+    assert 0.0 <= many["local_concordance"] <= 1.0
+    assert (many["ridge"] is None) == (kind in ("elastic_net", "sgd", "boosted_trees"))
+    assert ("majority_accuracy" in many) == (not survival)
+
+
+def test_sites_that_can_fit_nothing_are_counted(run):
+    """Every site has one patient: nobody can fit a model, and there is no figure, not a NaN."""
+    d = lung()
+    sites = [Rows.of({k: v[i : i + 1] for k, v in d.items()}, patient=[i]) for i in range(len(d["time"]))]
+    plan = [{**FITS["discrete_time"], "name": "fit", "task": "discrete_time"}, ALONE]
+    got = run(SURVIVAL, plan, sites)["alone"]
+    assert (got["sites_fitted"], got["sites_without_model"], got["pairs"], got["n"]) == (0, len(sites), 0, 0)
+    assert got["local_concordance"] is None
+    assert got["local_concordance_mean_of_sites"] is None
+
+
+def test_sites_by_size_add_up_to_all(run, scatter):
+    d = cancer()
+    plan = [*binary_plan(), {**ALONE, "ridge": 0.5}]
+    got = run(BINARY, plan, scatter(d, [*[8] * 6, *[45] * 5, 130, 130]))["alone"]
+    by = {row["test_rows"]: row for row in got["by_test_rows"]}
+    assert list(by) == ["none", "1-9", "10-29", "30 or more"]
+    assert by["1-9"]["sites"] >= 6
+    for name in ("sites_fitted", "sites_tried", "n", "pairs"):
+        assert sum(row[name] for row in by.values() if "withheld" not in row) == got[name] or any("withheld" in row for row in by.values())
+    assert by["none"] == {"test_rows": "none", "sites": 0, "withheld": "fewer than 3 sites"}
+
+
+def test_the_mean_of_the_sites_own_concordance(run, scatter):
+    d = lung()
+    sites = scatter(d, [1, 2, 0, 60])
+    plan = [{**FITS["cox"], "name": "fit", "task": "cox"}, {"name": "eval", "task": "evaluate_survival", "model": "fit"}]
+    results = run(SURVIVAL, plan, sites)
+    own = []
+    for site in sites:
+        c = site.part("test", Split()).columns
+        if len(c["time"]) > 1 and c["dead"].any():
+            own.append(concordance_index(c["time"], -scores(results["fit"], c), c["dead"]))
+    got = results["eval"]["concordance_mean_of_sites"]
+    assert (got["value"], got["sites"]) == (pytest.approx(np.mean(own)), len(own))
+
+
 def test_wrong_plans(build_study):
     scale, fit, evaluate = binary_plan()
     for variables, steps, message in (
@@ -227,7 +304,11 @@ def test_wrong_plans(build_study):
         (BINARY, [scale, fit, {**evaluate, "model": "scale"}], "is a 'standardise' step; it must be 'logistic'"),
         (BINARY, [scale, {**fit, "site_intercepts": True}, evaluate], "intercept per site, which never leaves"),
         (SURVIVAL, [*survival_plan({"part": "all"})], "would be too good"),
-        (SURVIVAL, [*survival_plan(), {"name": "b", "task": "local_baseline", "model": "grid"}], "must be 'logistic' or 'cox'"),
+        (SURVIVAL, [*survival_plan(), {"name": "b", "task": "local_baseline", "model": "grid"}], "must be 'logistic' or .*'cox'"),
+        (BINARY, [scale, {**fit, "task": "sgd", "model": "linear"}, ALONE], "predicts a number, so it has no pairs"),
+        (BINARY, [scale, {**fit, "site_intercepts": True}, ALONE], "no common intercept to compare"),
+        (BINARY, [scale, {**fit, "task": "elastic_net", "family": "logistic", "choose": "test"}, ALONE], "was chosen by the test patients"),
+        (RANGED, [{**TREES, "stop_after": 3, "stop_on": "test"}, ALONE], "was chosen by the test patients"),
     ):
         with pytest.raises(ManifestError, match=message):
             build_plan(build_study(variables, steps))

@@ -49,8 +49,8 @@ def show(run: Run, rounds: Annotated[bool, typer.Option("--rounds", help="Also e
     for step, result in view.results.items():
         coefficients = result.get("coefficients")
         if coefficients:
+            from locum.report.figures import ratio_of
             from locum.report.page import columns as of
-            from locum.report.page import ratio_of
 
             heads, of_model = of(coefficients)
             ratio = ratio_of(coefficients)
@@ -89,6 +89,7 @@ def report(
     run: Run,
     file: Annotated[Path, typer.Argument(help="The HTML file to write.")],
     card: Annotated[Path | None, typer.Option(help="Where the privacy card goes; by default privacy.json beside FILE, which is overwritten.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="A folder that gets every figure of the page as an SVG file.")] = None,
     audit: Audit = None,
     home: Home = HOME,
     as_json: Json = False,
@@ -108,10 +109,11 @@ def report(
     beside = card or file.parent / "privacy.json"
     _write(file, page(study=study, run=msgspec.to_builtins(view), rounds=msgspec.to_builtins(rounds), card=made))
     _write(beside, json.dumps(made, indent=2) + "\n")
+    pictures = _figures(figures, view.results, study) if figures else []
     if as_json:
-        emit({"file": file, "card": beside})
+        emit({"file": file, "card": beside, **({"figures": pictures} if figures else {})})
     else:
-        console().print(f"Wrote {file} and {beside}", markup=False)
+        console().print(f"Wrote {file} and {beside}" + (f", and {len(pictures)} figures in {figures}" if figures else ""), markup=False)
 
 
 @app.command()
@@ -147,6 +149,21 @@ def _card(connection: Client, view: RunView, rounds: Sequence[RoundView], audit:
     study = Study.from_json(connection.study(view.study).manifest.encode())
     others = [r for other in connection.runs() if other.study == view.study and other.id != view.id for r in connection.rounds(other.id)]
     return card_of(study, view, rounds, others=others, audit=report)
+
+
+def _figures(folder: Path, results: dict[str, Any], study: dict[str, Any]) -> list[Path]:
+    """The files written. Raises `Conflict` where the folder cannot be."""
+    from locum.errors import Conflict
+    from locum.report.figures import figures_of, files_of
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Conflict(f"{folder} cannot be made: {error.strerror}.", fix="choose another place") from None
+    made = files_of(figures_of(results, study))
+    for name, svg in made.items():
+        _write(folder / name, svg)
+    return [folder / name for name in made]
 
 
 def _audit(file: Path) -> Any:

@@ -76,7 +76,7 @@ def run_(
     costs = [_cost(m, lab.ran, outcome, seconds, outcomes[0][2]) for m, lab, outcome, seconds in outcomes]
     answers = {m: {**plain(outcome), "seconds": seconds, "protection": _protection(lab.ran)} for m, lab, outcome, seconds in outcomes}
     answer = {"scenario": s.name, "quick": quick, "modes": answers, "costs": costs}
-    files = _write(out, s, outcomes, costs, answer) if out else []
+    files = _write(out, s, outcomes, costs, answer, quick=quick) if out else []
     if as_json:
         emit({**answer, "files": files})
         return
@@ -204,7 +204,9 @@ def _print_costs(costs: Sequence[dict[str, Any]]) -> None:
     table(columns, rows, title="What each mode costs", right=["difference", "eps", "rounds", "sent by a site", "seconds"])
 
 
-def _write(folder: Path, s: Scenario, outcomes: Sequence[tuple[Mode, Any, Outcome, float]], costs: Sequence[dict[str, Any]], answer: Any) -> list[str]:
+def _write(
+    folder: Path, s: Scenario, outcomes: Sequence[tuple[Mode, Any, Outcome, float]], costs: Sequence[dict[str, Any]], answer: Any, *, quick: bool
+) -> list[str]:
     """The page, the figures, the study files and the answer; their names."""
     import json
 
@@ -222,6 +224,7 @@ def _write(folder: Path, s: Scenario, outcomes: Sequence[tuple[Mode, Any, Outcom
         costs=costs,
         studies={f"{r.study.name}": r.study.digest for r in lab.ran[:20]},
         files=texts,
+        quick=quick,
     )
     pictures = {f"{name}.svg": svg for name, svg in outcome.figures.items()}
     made = {"report.html": page, **pictures, **texts, "answer.json": json.dumps(answer, indent=2) + "\n"}

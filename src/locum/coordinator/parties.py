@@ -73,7 +73,7 @@ def enroll(store: Store, request: Enrolment, federation: str) -> Enrolled:
             _admit(tx, row.name, row.role, key)
             tx.execute(update(invitations).where(invitations.c.token_sha256 == row.token_sha256).values(used=store.now(), used_key=str(key)))
             tx.wake("parties", "work")
-            record(tx, Event.PARTY_ENROLLED, row.name, by=row.name, role=row.role, key=key.fingerprint)
+            record(tx, Event.PARTY_ENROLLED, row.name, by=row.name, role=row.role, key=key.fingerprint, public_key=str(key))
         return Enrolled(name=row.name, role=row.role, federation=federation)
 
     return store.write(change)

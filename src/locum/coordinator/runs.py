@@ -279,6 +279,8 @@ def fail(store: Store, fence: int, run: str, error: str) -> None:
 
 def _answers(tx: Tx, run: str, seq: int) -> dict[str, str]:
     """Site -> digest of the vector that it released in a round, as it signed it."""
+    if tx.first(select(rounds.c.run).where(rounds.c.run == run, rounds.c.seq == seq, rounds.c.status == "closed")) is None:
+        return {}  # a round that failed was summed by nobody, whoever had answered
     where = (messages.c.run == run, messages.c.seq == seq, messages.c.kind == "release", messages.c.phase.in_(VECTORS))
     return {m.sender: m.digest for m in tx.rows(select(messages.c.sender, messages.c.digest).where(*where).order_by(messages.c.sender))}
 

@@ -18,7 +18,6 @@ from locum.federation.budget import budget_of
 from locum.federation.envelope import Envelope
 from locum.federation.runner import Cursor
 from locum.governance.events import Event
-from locum.study.canonical import sha256
 from locum.study.manifest import Study
 from locum.tasks import build_plan
 
@@ -56,7 +55,7 @@ def submit(store: Store, party: Party, body: bytes, envelope_text: str, request:
                 )
             )
         if row is None:
-            record(tx, Event.STUDY_SUBMITTED, study.digest, by=party.name, key=party.key.fingerprint, envelope=sha256(envelope_text.encode()))
+            record(tx, Event.STUDY_SUBMITTED, study.digest, by=party.name, key=party.key.fingerprint, envelope=envelope_text)
         if tx.first(select(runs.c.id).where(runs.c.study == study.digest)) is None:
             _add_run(tx, study, request, party.name)
 
@@ -108,7 +107,7 @@ def decide(store: Store, party: Party, digest: str, envelope_text: str, at: floa
             tx.execute(insert(decisions).values(study=digest, site=party.name, **values))
         tx.wake("runs", "work", *(f"run:{r.id}" for r in tx.rows(select(runs.c.id).where(runs.c.study == digest, runs.c.status.in_(ACTIVE)))))
         event = Event.STUDY_APPROVED if envelope.kind == "approval" else Event.STUDY_DENIED
-        record(tx, event, digest, by=party.name, key=party.key.fingerprint, envelope=sha256(envelope_text.encode()))
+        record(tx, event, digest, by=party.name, key=party.key.fingerprint, envelope=envelope_text)
 
     store.write(change)
 

@@ -7,12 +7,13 @@ the smallest p-values are circles that name their variant.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+from locum.report.plots import draw
 
 Floats = NDArray[np.float64]
 GENOME_WIDE, SUGGESTIVE = -np.log10(5e-8), 5.0
@@ -33,7 +34,7 @@ def manhattan(table: pl.DataFrame, *, title: str = "", width: int = 1000, height
     px = _LEFT + x * across
     py = _TOP + (1.0 - y / top) * down
     order = np.argsort(-y, kind="stable")[:NAMED]
-    named = order[y[order] >= min(SUGGESTIVE, top)]
+    named = order if len(y) <= NAMED else order[y[order] >= min(SUGGESTIVE, top)]
     drawn = [_axis_y(top, width, height), _line(GENOME_WIDE, top, width, height, "#aa3333"), _line(SUGGESTIVE, top, width, height, "#8899aa")]
     which = np.searchsorted(edges[1:-1], x, side="right")
     for k, name in enumerate(chromosomes):
@@ -43,10 +44,26 @@ def manhattan(table: pl.DataFrame, *, title: str = "", width: int = 1000, height
     labels = _labels(table)
     for i in named:
         colour = "#aa3333" if y[i] >= GENOME_WIDE else COLOURS[int(which[i]) % 2]
-        drawn.append(f'<circle cx="{px[i]:.1f}" cy="{py[i]:.1f}" r="2.5" fill="{colour}"><title>{escape(labels[i])}: -log10 p {y[i]:.2f}</title></circle>')
+        drawn.append(f'<circle cx="{px[i]:.1f}" cy="{py[i]:.1f}" r="2.5" fill="{colour}"><title>{draw.clean(labels[i])}: -log10 p {y[i]:.2f}</title></circle>')
     where = "chromosome" if "chrom" in table.columns else "variant, in the order of the array"
     drawn.append(_text(_LEFT + across / 2.0, height - 6, where, "middle", 12))
     return _svg(width, height, title or f"Manhattan plot of {len(table):,} variants", drawn)
+
+
+def hits_of(result: dict[str, Any], *, title: str = "", width: int = 1000, height: int = 360) -> str:
+    """The Manhattan plot of a step's JSON result, which holds the variants with the smallest p only."""
+    hits = result["hits"]
+    table = pl.DataFrame(
+        {
+            "name": [str(h.get("variant") or f"variant {h['column']}") for h in hits],
+            "column": [int(h["column"]) for h in hits],
+            "minus_log10_p": [None if h["minus_log10_p"] is None else float(h["minus_log10_p"]) for h in hits],
+        },
+        schema={"name": pl.String, "column": pl.Int64, "minus_log10_p": pl.Float64},
+    )
+    if hits and all(h.get("chrom") is not None and h.get("pos") is not None for h in hits):
+        table = table.with_columns(pl.Series("chrom", [str(h["chrom"]) for h in hits]), pl.Series("pos", [int(h["pos"]) for h in hits]))
+    return manhattan(table, title=title or f"The {len(hits)} variants with the smallest p", width=width, height=height)
 
 
 def qq(minus_log10_p: Sequence[float] | Floats, *, lambda_gc: float | None = None, title: str = "", size: int = 380) -> str:
@@ -163,10 +180,8 @@ def _line(value: float, top: float, width: int, height: int, colour: str) -> str
 
 
 def _text(x: float, y: float, text: str, anchor: str, size: int) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="#556677">{escape(text)}</text>'
+    return draw.text(x, y, text, anchor=anchor, size=size, fill=draw.QUIET)
 
 
 def _svg(width: int, height: int, title: str, drawn: Sequence[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" font-family="system-ui, sans-serif"'
-    name = escape(title)
-    return f'{head} role="img" aria-label="{name}"><rect width="100%" height="100%" fill="#fff"/>{_text(_LEFT, 18, title, "start", 13)}{"".join(drawn)}</svg>\n'
+    return draw.svg(width, height, title, [draw.text(12, 19, title, size=14, bold=True, width=width - 24), *drawn])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from locum.report.figures import figures_of_step
+
 _ENV = Environment(loader=PackageLoader("locum.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def environment() -> Environment:
+    """The templates of this package, which escape everything."""
+    return _ENV
 
 
 def page(
@@ -34,41 +40,13 @@ def page(
         comparison=comparison or {},
         tables={name: columns(rows) for name, rows in rows_of.items()},
         shown={name: _flat(result) for name, result in shown.items()},
-        forests={name: forest(rows) for name, rows in rows_of.items() if ratio_of(rows) and all("se" in r for r in rows)},
+        figures={name: list(figures_of_step(name, result, study).values()) for name, result in run["results"].items()},
         bars=bars(rounds),
         seconds=(run["ended"] or 0) - (run["started"] or 0),
         bytes_in=sum(r["bytes_in"] for r in rounds),
         bytes_out=sum(r["bytes_out"] for r in rounds),
         bytes_per_number=sum(r["vector_bytes"] for r in rounds) / max(1, sum(r["scalars"] for r in rounds)),
     )
-
-
-RATIOS = ("hazard_ratio", "odds_ratio", "rate_ratio", "relative_risk_ratio")
-
-
-def ratio_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What e^coefficient is called in these rows; '' if it is not among them."""
-    return next((name for name in RATIOS if all(name in r for r in rows)), "")
-
-
-def forest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Positions of a forest plot on a logarithmic axis: for each row a point and its 95 % interval, in pixels of 0..400."""
-    name = ratio_of(rows)
-    intervals = [(r["name"], r[name], r.get(f"{name}_ci95") or r["ci95"]) for r in rows if r["name"] != "(intercept)"]
-    lines = [(n, v, *ci) for n, v, ci in intervals if v is not None and ci and None not in ci]
-    reach = max((abs(math.log(v)) for line in lines for v in line[1:] if 0 < v < math.inf), default=1.0)
-    reach = min(max(reach, math.log(1.25)), math.log(1000))
-
-    def x(value: float) -> float:
-        log = math.log(value) if value > 0 else -reach
-        return round(200 + 195 * max(-1.0, min(1.0, log / reach)), 1)
-
-    ticks = [t for t in (0.01, 0.1, 0.25, 0.5, 0.8, 1, 1.25, 2, 4, 10, 100) if abs(math.log(t)) <= reach]
-    return {
-        "label": name.replace("_", " "),
-        "lines": [{"name": n, "x": x(v), "low": x(lo), "high": x(hi), "text": f"{v:.3f} ({lo:.3f} to {hi:.3f})"} for n, v, lo, hi in lines],
-        "ticks": [{"x": x(t), "text": f"{t:g}"} for t in ticks],
-    }
 
 
 COLUMNS = {"coef": ("coefficient", "{:.6f}"), "se": ("SE", "{:.6f}"), "z": ("z", "{:.3f}"), "t": ("t", "{:.3f}"), "p": ("p", "{:.4g}")}

@@ -28,8 +28,9 @@ def over_processes(folder: Path, study: Study, data: Mapping[str, tuple[Path, Pa
         say("starting the coordinator")
         federation.init()
         federation.start_coordinator()
+        policy = f"[policy]\nmin_cohort = {min(5, study.terms.min_cohort)}\n"
         say(f"enrolling and starting {len(data)} sites, each a process with its own rows")
-        populate(federation, data)
+        populate(federation, data, config=policy)
         home = federation.enrol("investigator", role="investigator", folder=folder / "investigator")
         with Client.open(home) as client:
             digest = client.submit(study).digest

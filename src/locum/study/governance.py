@@ -66,7 +66,8 @@ class Governance(Document):
 
     commercial, profit: whether its result is sold, and whether the requester is a company. basis: the legal basis. permit: the number of a
     data permit. ethics: of an ethics committee's decision. region: ISO 3166 codes of the countries to which the result goes. publishes:
-    whether the result will be public. valid_from, valid_until: the first and last day on which it may run.
+    whether the result will be public. collaborates: whether the requester works with the people behind the data sets, where they ask for
+    that. returns: whether derived data go back to them. valid_from, valid_until: the first and last day on which it may run.
     """
 
     use: Use | None = None
@@ -79,6 +80,8 @@ class Governance(Document):
     ethics: Line = ""
     region: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], ...] = ()
     publishes: bool = True
+    collaborates: bool = False
+    returns: bool = False
     valid_from: date | None = None
     valid_until: date | None = None
     gate: Gate | None = None

@@ -198,6 +198,19 @@ class Categorical(BaseTask[Any]):
         """Whether the categories have been counted."""
         return self.key("at") in state
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """What is predicted: the columns of `probabilities`."""
+        return self.levels
+
+    def probabilities(self, state: State, rows: Rows) -> Floats:
+        """P(Y = k | x) of each row and level, shape (n, K)."""
+        raise NotImplementedError
+
+    def observed(self, rows: Rows) -> Ints:
+        """The level of each row, shape (n,). Raises `TaskError` for a value that is no category."""
+        return self._outcome(rows)
+
     def fitted(self, state: State) -> Floats:
         """The parameters as fitted, shape (size,), for a later step; raises `TaskError` before the fit."""
         if not self.started(state):

@@ -221,17 +221,6 @@ class Cox(BaseTask[CoxParams]):
         """The log relative hazard of each row, shape (n,)."""
         return linear_predictor(self.design.matrix(state, rows), self.coefficients(state))
 
-    def fit_here(self, state: State, rows: Rows, ridge: float) -> Floats | None:
-        """Coefficients from these rows alone with a ridge penalty; None where there is no answer. For local baselines."""
-        if not rows.columns[self.params.event].any():
-            return None
-        x = self.design.matrix(state, rows)
-        problem = Problem(self.design.names, (x**2).sum(axis=0), self.params.tolerance, SEPARATED)
-        try:
-            return newton.fit(lambda b: self._local(rows, x, b), self.design.ridge(ridge), problem)
-        except TaskError:
-            return None
-
     def _risk_sets(self, state: State, rows: Rows, x: Floats, b: Floats, layout: Mapping[str, Array]) -> dict[str, Array]:
         assert self.times is not None  # noqa: S101
         timeline = self.times.timeline(state)

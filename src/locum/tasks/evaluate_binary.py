@@ -2,7 +2,8 @@
 
 The AUC comes from counts of scores in fixed bins of the linear predictor, which keep the order of probabilities, with a
 rigorous bound on what the binning may cost. Calibration is the logistic regression of the outcome on the linear
-predictor (Cox, 1958, Biometrika 45:562), fitted exactly by Newton over the rounds. Pairs within a site are counted exactly.
+predictor (Cox, 1958, Biometrika 45:562), fitted exactly by Newton over the rounds; the groups of a calibration plot come from the
+same counts, with the risk of a bin's middle. Pairs within a site are counted exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from locum.data.rows import Part, Rows
 from locum.errors import ManifestError, TaskError
 from locum.study.manifest import Name, Step, Study
 from locum.study.vector import Contribution, Layout, Total
-from locum.tasks import newton
+from locum.tasks import newton, score_groups
 from locum.tasks.base import BaseTask, Memory, Params, State, register
 from locum.tasks.concordance import auc_table, pairs
 from locum.tasks.design import earlier, usable
@@ -49,10 +50,11 @@ class EvaluateBinary(BaseTask[EvaluateBinaryParams]):
 
     kind = "evaluate_binary"
     Config = EvaluateBinaryParams
+    takes = (*BaseTask.takes, "array")
 
     def __init__(self, step: Step, params: EvaluateBinaryParams, study: Study) -> None:
         super().__init__(step, params, study)
-        self.model: Logistic = earlier(self, params.model, "model", "logistic", "sgd", "boosted_trees", "elastic_net")
+        self.model: Logistic = earlier(self, params.model, "model", "logistic", "sgd", "boosted_trees", "elastic_net", "network")
         check_unseen(self, self.model)
         if not getattr(self.model, "binary", True):
             raise ManifestError(f"Step '{step.name}': the model '{params.model}' predicts a number, not a 0/1 outcome.", fix="name a logistic model")
@@ -122,6 +124,8 @@ class EvaluateBinary(BaseTask[EvaluateBinaryParams]):
             "accuracy": float(self.own(state, "correct")) / n,
             "brier": float(self.own(state, "squared_error")) / n,
             "calibration": {"observed_over_expected": positive / expected if expected > 0 else None, **self._fitted_line(state)},
+            "calibration_bins": score_groups.described(np.asarray(self.own(state, "groups"), float)) if self.key("groups") in state else [],
+            "calibration_bins_error_bound": SPAN / self.params.bins / 4.0,  # half a bin, where the risk changes fastest
         }
 
     def _scored(self, eta: Floats, y: Floats) -> dict[str, Floats]:
@@ -151,6 +155,9 @@ class EvaluateBinary(BaseTask[EvaluateBinaryParams]):
                 fix="use a larger test share, another outcome, or part = 'all'",
             )
         auc, bound, se = auc_table(positive, negative)
+        middles = -SPAN + (np.arange(self.params.bins) + 0.5) * 2.0 * SPAN / self.params.bins
+        found = score_groups.groups(positive, negative, expit(middles))
+        state = self.merge(state, groups=found) if len(found) else state  # the tables themselves stay here: a bin may hold one patient
         return self.merge(state, **{k: total[k] for k in SCORED}, auc=auc, auc_bound=bound, auc_se=-1.0 if se is None else se, positives=positive.sum())
 
     def _fitted_line(self, state: State) -> dict[str, Any]:

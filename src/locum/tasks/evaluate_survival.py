@@ -1,6 +1,7 @@
 """How well a survival model ranks patients it has not seen: Harrell's concordance, within sites and over the whole cohort.
 
-Within sites every pair is counted exactly where its rows are. For pairs across sites a first round finds mean and
+Within sites every pair is counted exactly where its rows are, and each site's own concordance is one addend of a mean over sites (what FLamby
+reports: Ogier du Terrail et al., 2022, NeurIPS). For pairs across sites a first round finds mean and
 standard deviation of the scores; bins of about equal size follow; and a table by event time and bin gives the concordance
 with a rigorous bound on what the binning may cost.
 """
@@ -26,7 +27,7 @@ from locum.tasks.evaluate_binary import EvaluateParams, check_unseen
 from locum.tasks.event_times import EventTimes, checked_event
 from locum.tasks.interval_hazards import IntervalHazards
 
-FIRST = ("rows", "left_out", "events", "score", "score_squares", "within_concordant", "within_pairs")
+FIRST = ("rows", "left_out", "events", "score", "score_squares", "within_concordant", "within_pairs", "site_shares", "sites_ranked")
 
 
 class EvaluateSurvivalParams(EvaluateParams):
@@ -57,7 +58,7 @@ class EvaluateSurvival(BaseTask[EvaluateSurvivalParams]):
         return self.model.reads()
 
     def leaves(self) -> str:
-        own = "How many pairs of the site's patients the model ranks rightly, how many it could rank, and five counts and sums"
+        own = "How many pairs of the site's patients the model ranks rightly, how many it could rank, the share of these, and six counts and sums"
         if self.times is None:
             return f"{own}."
         return f"{own}; then, for each distinct event time and each of {self.params.bins} risk bins, the number of events and of patients last seen there."
@@ -76,7 +77,8 @@ class EvaluateSurvival(BaseTask[EvaluateSurvivalParams]):
             vector = self._table(state, time, event, score)
         else:
             concordant, comparable = harrell(time, checked_event(event), score)
-            numbers = (len(score), used.left_out, event.sum(), score.sum(), (score**2).sum(), concordant, comparable)
+            share = concordant / comparable if comparable else 0.0
+            numbers = (len(score), used.left_out, event.sum(), score.sum(), (score**2).sum(), concordant, comparable, share, comparable > 0)
             vector = {name: np.asarray(float(v)) for name, v in zip(FIRST, numbers, strict=True)}
         return Contribution(vector, used.rows.patients, self.leaves())
 
@@ -103,7 +105,9 @@ class EvaluateSurvival(BaseTask[EvaluateSurvivalParams]):
             pooled = self._share(state, "concordant", "pairs")
             pooled["error_bound"] = float(self.own(state, "same_bin")) / 2.0 / pooled["pairs"] if pooled["pairs"] else None
         counts = {"n": int(self.own(state, "rows")), "events": int(self.own(state, "events")), "left_out": int(self.own(state, "left_out"))}
-        return {"part": self.params.part, **counts, "concordance": pooled, "concordance_within_sites": within}
+        ranked = int(self.own(state, "sites_ranked"))
+        mean = {"value": float(self.own(state, "site_shares")) / ranked if ranked else None, "sites": ranked}
+        return {"part": self.params.part, **counts, "concordance": pooled, "concordance_within_sites": within, "concordance_mean_of_sites": mean}
 
     def _share(self, state: State, concordant: str, comparable: str) -> dict[str, Any]:
         pairs = float(self.own(state, comparable))

@@ -1,7 +1,11 @@
 """What each site could have done alone: its own model from its own training patients, tried on its own test patients.
 
 The fair question for a federation is not whether its model is good, but whether it is better than none. Both models are
-compared on the same pairs of test patients of the same sites, those where a local model can be fitted at all.
+compared on the same pairs of test patients of the same sites, those where a local model can be fitted at all; how many cannot
+is an answer too. Two averages are given, which differ where sites do: over pairs, so that a site with many patients counts more,
+and over sites, each with one voice. Pairs are those of the AUC for a 0/1 outcome, and Harrell's for survival.
+
+By size, the same is said of sites with few, more and many test patients: a federation gains most where sites are small.
 """
 
 from __future__ import annotations
@@ -16,26 +20,35 @@ from locum.data.rows import Rows
 from locum.errors import ManifestError
 from locum.study.manifest import Name, Step, Study
 from locum.study.vector import Contribution, Layout, Total
+from locum.tasks.alone import fitted_alone, local_form
 from locum.tasks.base import BaseTask, Memory, Params, State, register
 from locum.tasks.concordance import harrell, pairs
-from locum.tasks.cox import Cox
-from locum.tasks.design import earlier, linear_predictor, usable
+from locum.tasks.design import earlier, usable
 from locum.tasks.evaluate_binary import check_unseen
 from locum.tasks.event_times import checked_event
-from locum.tasks.glm import Logistic
 
 Floats = NDArray[np.float64]
-COUNTS = ("sites", "sites_fitted", "rows", "local_concordant", "federated_concordant", "pairs")
+TAKES_RIDGE = {
+    "logistic": True, "elastic_net": False, "sgd": False, "boosted_trees": False, "cox": True, "piecewise_exponential": True, "discrete_time": True,
+}  # fmt: skip
+"""The models that have an evaluation, and whether they take a ridge penalty; the others have penalties of their own, which their local form keeps."""
+COUNTS = ("sites", "sites_fitted", "sites_tried", "rows", "local_concordant", "federated_concordant", "pairs", "local_share", "federated_share", "sites_ranked")
 CLASSES = ("local_correct", "federated_correct", "majority_correct")
+SIZES = {"none": 0, "1-9": 1, "10-29": 10, "30 or more": 30}
+"""Classes of site and from how many test rows on a site is in one."""
+FEWEST = 3
+"""Of fewer sites a class's figures are not printed: of two, each could subtract itself."""
 
 
 class LocalBaselineParams(Params):
-    """model: the federated model, whose features the local models use. ridge: the local models' penalty, on the scale
-    that the federated model is fitted on, so that small sites get an answer too."""
+    """model: the federated model, whose parameters the local models share. ridge: the local models' penalty, on the scale that the federated
+    model is fitted on, so that small sites get an answer too; elastic net, trees and descent keep their own. by_size: whether to count
+    sites with 0, 1-9, 10-29 and 30 or more test rows apart."""
 
     model: Name
     ridge: Annotated[float, Field(ge=0)] = 0.1
     part: Literal["test"] = "test"
+    by_size: bool = False
 
 
 @register
@@ -47,54 +60,88 @@ class LocalBaseline(BaseTask[LocalBaselineParams]):
 
     def __init__(self, step: Step, params: LocalBaselineParams, study: Study) -> None:
         super().__init__(step, params, study)
-        self.model: Logistic | Cox = earlier(self, params.model, "model", "logistic", "cox")
+        self.model: Any = earlier(self, params.model, "model", *TAKES_RIDGE)
         check_unseen(self, self.model)
-        self.binary = isinstance(self.model, Logistic)
-        if isinstance(self.model, Logistic) and self.model.params.site_intercepts:
+        self.survival = bool(getattr(self.model.params, "time", None))
+        if not self.survival and not getattr(self.model, "binary", True):
+            raise ManifestError(f"Step '{step.name}': the model '{params.model}' predicts a number, so it has no pairs to rank.", fix="name a 0/1 outcome")
+        if getattr(self.model.params, "site_intercepts", False):
             raise ManifestError(f"Step '{step.name}': the model '{params.model}' has no common intercept to compare.", fix="set site_intercepts = false there")
+        chosen_by = next((p for p in ("choose", "stop_on") if getattr(self.model.params, p, None) == "test"), None)
+        if chosen_by and (chosen_by == "choose" or self.model.params.stop_after):
+            raise ManifestError(
+                f"Step '{step.name}': the model '{params.model}' was chosen by the test patients ({chosen_by} = 'test').",
+                why="Local models are tried on those patients, and the federated one would have seen them.",
+                fix=f"leave {chosen_by} out there",
+            )
+        self.ridge = params.ridge if TAKES_RIDGE[self.model.kind] else None
+        self.alone = local_form(self.model, step.name, **({} if self.ridge is None else {"ridge": self.ridge}))
+        self.names = COUNTS if self.survival else (*COUNTS, *CLASSES)
 
     def reads(self) -> tuple[str, ...]:
-        return self.model.reads()
+        read: tuple[str, ...] = self.model.reads()
+        return read
 
     def leaves(self) -> str:
-        more = "how many patients each of them, and the majority class, predicts rightly; " if self.binary else ""
+        more = "" if self.survival else "how many patients each of them, and the majority class, predicts rightly; "
+        size = " By size of site: where only one site is of a size, these are that site's." if self.params.by_size else ""
         return (
-            f"Whether the site could fit a model of its own, how many pairs of its test patients that model and the federated one rank rightly; {more}"
-            f"{self.layout({}).size} counts in all. The local model stays."
+            f"Whether the site could fit a model of its own, how many pairs of its test patients, and which share, that model and the federated one rank "
+            f"rightly; {more}{len(self.names)} counts and shares in all. The local model stays.{size}"
         )
 
     def layout(self, state: State) -> Layout:
-        return Layout.of(**dict.fromkeys((*COUNTS, *CLASSES) if self.binary else COUNTS, ()))
+        return Layout.of(**dict.fromkeys(self.names, (len(SIZES) if self.params.by_size else 1,)))
 
     def visit(self, state: State, rows: Rows, memory: Memory, rng: np.random.Generator) -> Contribution:
-        train, test = (usable(self, rows, part).rows for part in ("train", "test"))
-        vector = self.layout(state).zeros()
-        patients = train.patients + test.patients
-        vector["sites"] = np.asarray(float(patients > 0))
-        own = self.model.fit_here(state, train, self.params.ridge) if len(train) else None
+        needed = getattr(self.model, "needed", None)  # trees take missing features
+        train, test = (usable(self, rows, part, needed).rows for part in ("train", "test"))
+        patients, own = train.patients + test.patients, fitted_alone(self.alone, state, train, rng) if len(train) else None
+        counts = {"sites": float(patients > 0), "sites_fitted": float(own is not None)}
         if own is not None and len(test):
-            local, federated = linear_predictor(self.model.design.matrix(state, test), own), self.model.scores(state, test)
-            counts = self._binary(train, test, local, federated) if isinstance(self.model, Logistic) else self._survival(test, local, federated)
-            vector |= {name: np.asarray(float(v)) for name, v in {"sites_fitted": 1, "rows": len(test), **counts}.items()}
+            local, federated = self.alone.scores(own, test), self.model.scores(state, test)
+            ranked = self._survival(test, local, federated) if self.survival else self._binary(train, test, local, federated)
+            if ranked["pairs"]:
+                ranked |= {f"{who}_share": ranked[f"{who}_concordant"] / ranked["pairs"] for who in ("local", "federated")} | {"sites_ranked": 1.0}
+            counts |= {"sites_tried": 1.0, "rows": float(len(test)), **ranked}
+        vector = self.layout(state).zeros()
+        size = int(np.searchsorted(list(SIZES.values()), len(test), side="right")) - 1 if self.params.by_size else 0
+        for name, value in counts.items():
+            vector[name][size] = value
         return Contribution(vector, patients, self.leaves())
 
     def combine(self, state: State, total: Total) -> State:
-        return self.merge(state, **{f.name: total[f.name] for f in self.layout(state).fields})
+        return self.merge(state, **{name: total[name] for name in self.names})
 
     def done(self, state: State) -> bool:
         return self.key("sites") in state
 
     def result(self, state: State) -> dict[str, Any]:
-        pairs_, rows = float(self.own(state, "pairs")), float(self.own(state, "rows"))
-        out: dict[str, Any] = {k: int(self.own(state, k)) for k in ("sites", "sites_fitted", "pairs")}
-        out |= {"n": int(rows), "ridge": self.params.ridge}
-        out |= {f"{who}_concordance": float(self.own(state, f"{who}_concordant")) / pairs_ if pairs_ else None for who in ("local", "federated")}
-        if self.binary:
-            out |= {f"{who}_accuracy": float(self.own(state, f"{who}_correct")) / rows if rows else None for who in ("local", "federated", "majority")}
+        table = {name: np.asarray(self.own(state, name), dtype=np.float64) for name in self.names}
+        out = {**self._figures({name: float(a.sum()) for name, a in table.items()}), "ridge": self.ridge}
+        if not self.params.by_size:
+            return out
+        return {**out, "by_test_rows": [self._of_size(size, {name: float(a[k]) for name, a in table.items()}) for k, size in enumerate(SIZES)]}
+
+    def _of_size(self, size: str, c: dict[str, float]) -> dict[str, Any]:
+        return {"test_rows": size, **(self._figures(c) if c["sites"] >= FEWEST else {"sites": int(c["sites"]), "withheld": f"fewer than {FEWEST} sites"})}
+
+    def _figures(self, c: dict[str, float]) -> dict[str, Any]:
+        """What the counts say; None where there is nothing to divide by."""
+
+        def share(name: str, of: str) -> float | None:
+            return c[name] / c[of] if c[of] else None
+
+        out: dict[str, Any] = {name: int(c[name]) for name in ("sites", "sites_fitted", "sites_tried", "sites_ranked", "pairs")}
+        out |= {"sites_without_model": int(c["sites"] - c["sites_fitted"]), "n": int(c["rows"])}
+        out |= {f"{who}_concordance": share(f"{who}_concordant", "pairs") for who in ("local", "federated")}
+        out |= {f"{who}_concordance_mean_of_sites": share(f"{who}_share", "sites_ranked") for who in ("local", "federated")}
+        if not self.survival:
+            out |= {f"{who}_accuracy": share(f"{who}_correct", "rows") for who in ("local", "federated", "majority")}
         return out
 
     def _binary(self, train: Rows, test: Rows, local: Floats, federated: Floats) -> dict[str, float]:
-        outcome = self.model.params.outcome  # type: ignore[union-attr]
+        outcome = self.model.params.outcome
         event = test.columns[outcome] == 1.0
         majority = train.columns[outcome].mean() > 0.5
         return {
@@ -107,6 +154,6 @@ class LocalBaseline(BaseTask[LocalBaselineParams]):
         }
 
     def _survival(self, test: Rows, local: Floats, federated: Floats) -> dict[str, float]:
-        time, event = test.columns[self.model.params.time], checked_event(test.columns[self.model.params.event])  # type: ignore[union-attr]
+        time, event = test.columns[self.model.params.time], checked_event(test.columns[self.model.params.event])
         concordant, comparable = harrell(time, event, local)
         return {"local_concordant": concordant, "federated_concordant": harrell(time, event, federated)[0], "pairs": comparable}

@@ -14,6 +14,7 @@ unit of x_j multiplies P(Y = k) / P(Y = reference) by.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -22,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from locum.data.rows import Rows
-from locum.errors import ManifestError
+from locum.errors import ManifestError, TaskError
 from locum.study.document import nearest
+from locum.tasks import newton
 from locum.tasks.base import State, register
 from locum.tasks.categorical import Categorical, CategoricalParams, ratio, wald
 from locum.tasks.design import INTERCEPT
-from locum.tasks.newton import Quadratic
+from locum.tasks.newton import Problem, Quadratic
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -84,16 +86,7 @@ class Multinomial(Categorical):
         return at.reshape(-1)
 
     def quadratic(self, x: Floats, y: Ints, at: Floats) -> Quadratic:
-        log_p = self._log_probabilities(x, at)
-        p, observed, q = np.exp(log_p)[:, list(self.others)], (y[:, None] == self.others).astype(np.float64), x.shape[1]
-        information = np.empty((len(at), len(at)))
-        for k in range(len(self.others)):
-            for m in range(k, len(self.others)):
-                block = x.T @ (x * (p[:, k] * (float(k == m) - p[:, m]))[:, None])
-                information[k * q : (k + 1) * q, m * q : (m + 1) * q] = block
-                information[m * q : (m + 1) * q, k * q : (k + 1) * q] = block.T
-        value = float(np.take_along_axis(log_p, y[:, None], axis=1).sum())
-        return Quadratic(value, ((observed - p).T @ x).reshape(-1), information)
+        return quadratic(x, y, at, self.others, len(self.levels))
 
     def by_column(self, information: Floats) -> Floats:
         """At the start the information is (diag(s) - s s') times x'x, Kronecker, with the shares s."""
@@ -104,7 +97,7 @@ class Multinomial(Categorical):
 
     def probabilities(self, state: State, rows: Rows) -> Floats:
         """P(Y = k | x) of each row and level, shape (n, K)."""
-        return np.asarray(np.exp(self._log_probabilities(self.design.matrix(state, rows), self.fitted(state))))
+        return np.asarray(np.exp(log_probabilities(self.design.matrix(state, rows), self.fitted(state), self.others, len(self.levels))))
 
     def answer(self, state: State, estimate: Floats, variance: Floats) -> dict[str, Any]:
         se, q = np.sqrt(np.diag(variance)), self.design.size
@@ -119,8 +112,53 @@ class Multinomial(Categorical):
             tests.append({"variable": v, **wald(estimate[index], variance[np.ix_(index, index)])})
         return {"reference": self.levels[self.reference], "coefficients": coefficients, "variables": tests}
 
-    def _log_probabilities(self, x: Floats, at: Floats) -> Floats:
-        eta = np.zeros((len(x), len(self.levels)))
-        eta[:, list(self.others)] = x @ at.reshape(len(self.others), -1).T
-        eta -= eta.max(axis=1, keepdims=True)
-        return np.asarray(eta - np.log(np.exp(eta).sum(axis=1, keepdims=True)))
+    def fit_here(self, state: State, rows: Rows, ridge: float) -> OwnSoftmax | None:
+        """The model of these rows alone, with the categories that they have; None where they have fewer than two, or no maximum."""
+        seen, y = np.unique(self.observed(rows), return_inverse=True)
+        if len(seen) < 2:
+            return None
+        x, others, k = self.design.matrix(state, rows), tuple(range(1, len(seen))), len(seen)
+        names = tuple(c for _ in others for c in self.design.names)
+        problem = Problem(names, np.zeros(len(names)), 1e-6, self.separated, within="at this site")
+        try:
+            b = newton.fit(lambda at: quadratic(x, y.reshape(-1), at, others, k), np.tile(self.design.ridge(ridge), len(others)), problem)
+        except TaskError:
+            return None
+        return None if b is None else OwnSoftmax(self, b, seen)
+
+
+@dataclass(frozen=True)
+class OwnSoftmax:
+    """A site's own model: b ((k - 1) p,) for the categories `seen` (k,), of which the first is the reference. The others have probability 0."""
+
+    task: Multinomial
+    b: Floats
+    seen: Ints
+
+    def probabilities(self, state: State, rows: Rows) -> Floats:
+        """Shape (n, K), as those of the task."""
+        out, k = np.zeros((len(rows), len(self.task.levels))), len(self.seen)
+        out[:, self.seen] = np.exp(log_probabilities(self.task.design.matrix(state, rows), self.b, tuple(range(1, k)), k))
+        return out
+
+
+def quadratic(x: Floats, y: Ints, at: Floats, others: tuple[int, ...], levels: int) -> Quadratic:
+    """The likelihood of rows x (n, p) with levels y (n,) at b (len(others) p,): the head of this file."""
+    log_p = log_probabilities(x, at, others, levels)
+    p, observed, q = np.exp(log_p)[:, list(others)], (y[:, None] == others).astype(np.float64), x.shape[1]
+    information = np.empty((len(at), len(at)))
+    for k in range(len(others)):
+        for m in range(k, len(others)):
+            block = x.T @ (x * (p[:, k] * (float(k == m) - p[:, m]))[:, None])
+            information[k * q : (k + 1) * q, m * q : (m + 1) * q] = block
+            information[m * q : (m + 1) * q, k * q : (k + 1) * q] = block.T
+    value = float(np.take_along_axis(log_p, y[:, None], axis=1).sum())
+    return Quadratic(value, ((observed - p).T @ x).reshape(-1), information)
+
+
+def log_probabilities(x: Floats, at: Floats, others: tuple[int, ...], levels: int) -> Floats:
+    """log P(Y = k | x), shape (n, levels)."""
+    eta = np.zeros((len(x), levels))
+    eta[:, list(others)] = x @ at.reshape(len(others), -1).T
+    eta -= eta.max(axis=1, keepdims=True)
+    return np.asarray(eta - np.log(np.exp(eta).sum(axis=1, keepdims=True)))

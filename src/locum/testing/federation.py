@@ -149,12 +149,17 @@ class LocalFederation:
         self._logs.clear()
 
 
-def populate(federation: LocalFederation, data: Mapping[str, tuple[Path, Path | None]], *, via: Mapping[str, int] | None = None) -> None:
-    """Enrol and start one site per entry of `data`: name -> (table, mapping or None), and sign the roster. `via`: name -> a proxy's port."""
-    from locum.site.folder import add_data
+def populate(
+    federation: LocalFederation, data: Mapping[str, tuple[Path, Path | None]], *, via: Mapping[str, int] | None = None, config: str | None = None
+) -> None:
+    """Enrol and start one site per entry of `data`: name -> (table, mapping or None), and sign the roster. `via`: name -> a proxy's port.
+    config: the text of every site.toml."""
+    from locum.site.folder import CONFIG, add_data
 
     for name, (source, mapping) in data.items():
         folder = federation.enrol(name, via_port=(via or {}).get(name))
+        if config is not None:
+            (folder / CONFIG).write_text(config, encoding="utf-8")
         add_data(folder, "default", source, mapping)
         federation.start_site(name)
     federation.sign_roster()

@@ -5,6 +5,8 @@ The files are not part of Locum. Each is named by its SHA-256, so that what a pa
 
 from locum.data.catalog.base import DataSet, File, Published
 from locum.data.catalog.breast_cancer import BREAST_CANCER
+from locum.data.catalog.breast_ultrasound import BREAST_ULTRASOUND
+from locum.data.catalog.digits import DIGITS
 from locum.data.catalog.fixtures import EICU_DEMO, OMOP_SYNTHEA, SQL_ON_FHIR
 from locum.data.catalog.flusight import FLUSIGHT
 from locum.data.catalog.heart_disease import HEART_DISEASE
@@ -14,7 +16,8 @@ from locum.data.catalog.mitbih import MITBIH, MITBIH_DS1_DS2
 from locum.data.catalog.tcga_brca import TCGA_BRCA
 from locum.data.catalog.watch import WATCH
 
-CATALOG: dict[str, DataSet] = {d.name: d for d in (BREAST_CANCER, FLUSIGHT, HEART_DISEASE, IST, LUNG, MITBIH, MITBIH_DS1_DS2, TCGA_BRCA, WATCH)}
+_SETS = (BREAST_CANCER, BREAST_ULTRASOUND, DIGITS, FLUSIGHT, HEART_DISEASE, IST, LUNG, MITBIH, MITBIH_DS1_DS2, TCGA_BRCA, WATCH)
+CATALOG: dict[str, DataSet] = {d.name: d for d in _SETS}
 """Data sets with sites and a contract."""
 
 FIXTURES: dict[str, Published] = {d.name: d for d in (EICU_DEMO, OMOP_SYNTHEA, SQL_ON_FHIR)}

@@ -16,6 +16,11 @@ _DEFICITS = {
 }  # fmt: skip
 _MONTHS = {m: i for i, m in enumerate(("sty", "lut", "mar", "kwi", "maj", "cze", "lip", "sie", "wrz", "pa", "lis", "gru"), start=1)}
 """The published file has the months in Polish, and the last letter of October lost."""
+_COUNTRIES = (
+    "ARGE", "AUSL", "AUST", "BELG", "BRAS", "CANA", "CHIL", "CZEC", "DENM", "EIRE", "FINL", "FRAN", "GREE", "HONG", "HUNG", "INDI", "ISRA", "ITAL",
+    "JAPA", "NETH", "NEW", "NORW", "POLA", "PORT", "ROMA", "SING", "SLOK", "SLOV", "SOUT", "SPAI", "SRI", "SWED", "SWIT", "TURK", "UK", "USA",
+)  # fmt: skip
+"""The trial's own abbreviations: AUSL is Australia, AUST Austria, NEW New Zealand, SLOK Slovakia, SLOV Slovenia, SOUT South Africa."""
 _YES_NO = ("RSLEEP", "RATRIAL", "RCT", "RVISINF", "RHEP24", "RASP3", "RXASP")
 _FORMS = {"ddead": "DDEAD", "fdead": "FDEAD", "recurrent_ischaemic_14d": "DRSISC", "haemorrhagic_14d": "DRSH", "embolism_14d": "DPE", "not_stroke": "DNOSTRK"}
 
@@ -76,6 +81,7 @@ IST = DataSet(
         },
         **{f"rdef{i}": {"type": "category", "categories": ["N", "Y", "C"], "label": f"deficit: {d} (C: cannot assess)"} for i, d in _DEFICITS.items()},
         stype={"type": "category", "categories": ["TACS", "PACS", "LACS", "POCS", "OTH"], "label": "stroke syndrome"},
+        country={"type": "category", "categories": list(_COUNTRIES), "label": "country of the hospital, the trial's abbreviation", "role": "group"},
         rdate={"type": "date", "label": "month of randomisation, its first day", "minimum": "1991-01-01", "maximum": "1996-12-31", "role": "group"},
         rxasp=yes("randomised to aspirin"),
         rxhep={"type": "category", "categories": ["N", "L", "M", "H"], "label": "randomised heparin: none, low, medium, high (pilot)"},
@@ -101,6 +107,7 @@ IST = DataSet(
         **{f"rdef{i}": f"RDEF{i}" for i in _DEFICITS},
         stype="STYPE",
         rxhep="RXHEP",
+        country="COUNTRY",
         rdate="RMONTH",
         time="TD",
         died="DIED",
