@@ -13,6 +13,7 @@ from locum.tasks import evaluate_categories as _evaluate_categories  # noqa: F40
 from locum.tasks import evaluate_survival as _evaluate_survival  # noqa: F401
 from locum.tasks import event_times as _event_times  # noqa: F401
 from locum.tasks import fedavg as _fedavg  # noqa: F401
+from locum.tasks import forecast as _forecast  # noqa: F401
 from locum.tasks import genotype_pca as _genotype_pca  # noqa: F401
 from locum.tasks import glm as _glm  # noqa: F401
 from locum.tasks import gwas as _gwas  # noqa: F401
@@ -37,6 +38,7 @@ from locum.tasks import quantiles as _quantiles  # noqa: F401
 from locum.tasks import robust as _robust  # noqa: F401
 from locum.tasks import sgd as _sgd  # noqa: F401
 from locum.tasks import signal as _signal  # noqa: F401
+from locum.tasks import subgroups as _subgroups  # noqa: F401
 from locum.tasks import survival as _survival  # noqa: F401
 from locum.tasks import treatment_effect as _treatment_effect  # noqa: F401
 from locum.tasks.base import BaseTask, Memory, Params, State, Task, build, build_plan, kinds, private_kinds, register, register_private

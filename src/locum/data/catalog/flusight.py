@@ -17,17 +17,22 @@ FIRST = date(2023, 9, 23)
 MAX_LAG = 520
 
 
-def _read(paths: Mapping[str, Path], as_of: str | None = None, lags: str | None = None) -> pl.DataFrame:
+def _read(paths: Mapping[str, Path], as_of: str | None = None, lags: str | None = None, delays: str | None = None) -> pl.DataFrame:
     """One row a location and week, in that order."""
+    if as_of is None and delays is not None:
+        raise ManifestError("delays need as_of.", why="They are of what had been published by a date.", fix="write for example as_of=2024-11-16")
     if as_of is None:
         table = pl.read_csv(paths["target-hospital-admissions.csv"], schema_overrides={"location": pl.String}, null_values="NA")
         table = table.select(pl.col("date").cast(pl.String).str.to_date(), "location", pl.col("value").cast(pl.Float64))
     else:
-        table = vintage(pl.read_parquet(paths["vintages_changes_only.parquet"]), _date(as_of))
+        changes = pl.read_parquet(paths["vintages_changes_only.parquet"])
+        table = vintage(changes, _date(as_of))
+        if delays is not None:
+            table = with_delays(table, changes, _date(as_of), _weeks(delays, "delays", 0))
     places = pl.read_csv(paths["locations.csv"], schema_overrides={"location": pl.String})
     places = places.select("location", "abbreviation", "location_name", pl.col("population").cast(pl.Float64))
     table = table.join(places, on="location", how="left").sort("location", "date")
-    return table if lags is None else with_lags(table, _weeks(lags))
+    return table if lags is None else with_lags(table, _weeks(lags, "lags", 1))
 
 
 def vintage(changes: pl.DataFrame, as_of: date) -> pl.DataFrame:
@@ -50,6 +55,20 @@ def with_lags(table: pl.DataFrame, weeks: Sequence[int]) -> pl.DataFrame:
     return table
 
 
+def with_delays(table: pl.DataFrame, changes: pl.DataFrame, as_of: date, weeks: Sequence[int]) -> pl.DataFrame:
+    """The table with `value_delay0`, `value_delay1`, ...: the value as it was published so many weeks after the week's end, null where no snapshot of that
+    date is recorded or it is later than as_of."""
+    published = changes.with_columns(pl.col("date", "as_of").cast(pl.Date)).sort("as_of")
+    snapshots = published.select("as_of").unique().filter(pl.col("as_of") <= as_of)
+    for week in weeks:
+        then = table.select("location", "date", (pl.col("date") + timedelta(weeks=week)).alias("as_of")).join(snapshots, on="as_of", how="semi").sort("as_of")
+        found = then.join_asof(published, on="as_of", by=["location", "date"], check_sortedness=False)
+        table = table.join(
+            found.select("location", "date", pl.col("value").alias(f"value_delay{week}")), on=["location", "date"], how="left", maintain_order="left"
+        )
+    return table
+
+
 def _date(text: str) -> date:
     try:
         return date.fromisoformat(text)
@@ -57,10 +76,10 @@ def _date(text: str) -> date:
         raise ManifestError("as_of is not a date.", fix="write for example as_of=2024-11-16") from None
 
 
-def _weeks(text: str) -> list[int]:
+def _weeks(text: str, option: str, least: int) -> list[int]:
     parts = [p.strip() for p in text.split(" ") if p.strip()]
-    if not parts or not all(p.isdecimal() and 1 <= int(p) <= MAX_LAG for p in parts) or len(set(parts)) < len(parts):
-        raise ManifestError("lags are not numbers of weeks.", fix='write for example lags="1 2 3"')
+    if not parts or not all(p.isdecimal() and least <= int(p) <= MAX_LAG for p in parts) or len(set(parts)) < len(parts):
+        raise ManifestError(f"{option} are not numbers of weeks.", fix=f'write for example {option}="{least} {least + 1} {least + 2}"')
     return [int(p) for p in parts]
 
 
@@ -93,6 +112,7 @@ FLUSIGHT = DataSet(
     sites={"state": pl.when(pl.col("abbreviation") != "US").then(pl.col("abbreviation").str.to_lowercase())},
     options={
         "as_of": f"a date from {FIRST} on: the table as it was known then, without later revisions",
+        "delays": 'numbers of weeks, such as "0 1": further columns value_delay0, value_delay1, the value as published so long after the week (with as_of)',
         "lags": 'numbers of weeks, such as "1 2 3": further columns value_lag1, value_lag2, ...',
     },
     note="The national sum belongs to no site. The vintages and the hub's forecasts are extracts of its history, not published in this form.",
