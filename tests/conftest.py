@@ -1,4 +1,4 @@
-"""Servers that several rooms' tests need: a real PostgreSQL and a real S3-compatible store."""
+"""How many processes run the tests, and servers that several rooms' tests need: a real PostgreSQL and a real S3-compatible store."""
 
 from __future__ import annotations
 
@@ -20,8 +20,21 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: a thread pool in each worker would fight over the cores
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+MOST_WORKERS = 8
 hypothesis.settings.register_profile("locum", deadline=None)  # no test asserts a time
 hypothesis.settings.load_profile("locum")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core where whole folders are tested; none besides this one where a file is named, or what tests print is to be seen."""
+    named = any(not Path(argument.partition("::")[0]).is_dir() for argument in config.args)
+    if named or config.option.capture == "no" or config.option.collectonly:
+        config.option.dist = "no"
+        return 0
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_WORKERS)
 
 
 def free_port() -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,10 +44,20 @@ def _scatter(columns: dict[str, Any], sizes: Sequence[int], seed: int = 0, patie
     return [rows.take(part) for part in np.split(order, np.minimum(np.cumsum(sizes), len(rows)))]
 
 
+@functools.cache
+def _loaded(name: str, by: str | None) -> dict[str, Rows]:
+    """Read once for all tests, which can therefore not write to it."""
+    loaded = registry.load(name, by=by)
+    for rows in loaded.values():
+        for array in (*rows.columns.values(), *rows.arrays.values()):
+            array.setflags(write=False)
+    return loaded
+
+
 def _sites(name: str, by: str | None = None) -> dict[str, Rows]:
     """A registered data set's sites."""
     try:
-        return registry.load(name, by=by)
+        return {site: replace(rows, columns=dict(rows.columns)) for site, rows in _loaded(name, by).items()}
     except LocumError as error:
         pytest.skip(f"{name}: {error.what}")
 

@@ -17,7 +17,7 @@ from locum.errors import ManifestError, TaskError
 from locum.study import Split, Study
 from locum.tasks import build_plan
 from locum.tasks.adapt_forms import own_intercept, own_line, penalised
-from locum.tasks.adapt_report import calibration, label, merged
+from locum.tasks.adapt_report import calibration, discrimination, label, merged, ratio, summary
 from locum.tasks.glm import expit
 
 VARIABLES = {"x": {"minimum": -5, "maximum": 5}, "z": {"minimum": -5, "maximum": 5}, "y": {"type": "boolean", "role": "outcome"}, "v": {"role": "outcome"}}
@@ -129,6 +129,7 @@ def test_every_form_is_that_of_the_libraries(adapted, asked):
         means = [np.mean((e > 0) == (o == 1)) for o, e in zip(outcomes, table[form], strict=True) if len(o)]
         assert found["accuracy_mean_of_sites"]["value"] == pytest.approx(np.mean(means), rel=1e-9)
         assert sum(c["n"] for c in found["calibration"]["curve"]) == len(y)
+        assert all(5 <= round(c["n"] * c["observed"]) <= c["n"] - 5 for c in found["calibration"]["curve"])
 
 
 def test_intervals_are_those_of_a_ratio_between_sites(adapted):
@@ -139,14 +140,27 @@ def test_intervals_are_those_of_a_ratio_between_sites(adapted):
             y, x, own = test.columns["y"], design(test), reference(train, b, lam)
             d.append(loglik(y, x @ b) - loglik(y, x @ own["shrunk"]))
             w.append(len(y))
-    d, w, s = np.array(d), np.array(w, float), len(d)
-    r = d.sum() / w.sum()
-    se = np.sqrt(((d - r * w) ** 2).sum() * s / (s - 1)) / w.sum()
+    d, w = np.array(d), np.array(w, float)
+    r, e = d.sum() / w.sum(), w.sum() ** 2 / (w**2).sum()
+    se = np.sqrt(((d - r * w) ** 2).sum() * e / (e - 1)) / w.sum()
     found = got["differences"]["shrunk"]["log_loss"]
     assert found["value"] == pytest.approx(r, abs=1e-5)
     assert found["se"] == pytest.approx(se, rel=1e-3)
     assert found["ci95"][0] < r < found["ci95"][1]
     assert r < 0  # sites that differ gain
+
+
+def test_intervals_hold_where_few_sites_are_most_of_the_patients():
+    rng, held, times = np.random.default_rng(0), 0, 500
+    for _ in range(times):
+        w = np.ceil(rng.pareto(1.0, 20) * 10)
+        d = w * (0.01 + rng.normal(0, 0.03, 20)) + rng.normal(0, 0.3, 20) * np.sqrt(w)
+        ci = ratio(d.sum(), (d**2).sum(), (d * w).sum(), w.sum(), (w**2).sum(), 20)["ci95"]
+        held += ci is None or ci[0] <= 0.01 <= ci[1]
+    assert 0.92 < held / times < 0.99  # with the number of sites in place of the effective one, .78
+    one_is_all = ratio(10.0, 100.0, 1000.0, 101.0, 1e4 + 1, 2)
+    assert one_is_all["value"] is not None
+    assert one_is_all["ci95"] is None
 
 
 def test_how_far_to_shrink_is_the_best_sum_over_patients_kept_back(adapted):
@@ -232,7 +246,9 @@ def test_no_finite_answer_is_no_answer():
     assert own_intercept(model.likelihood, np.ones(30), eta) is None
     assert own_line(model.likelihood, (eta > 0).astype(float), eta) is None
     assert own_line(model.likelihood, (eta > 0).astype(float), np.zeros(30)) is None
-    assert calibration(np.zeros(16), np.ones(16), 3.0, 16.0)["slope"] is None
+    found, curve = summary(np.zeros(16), np.ones(16), 16.0)
+    assert calibration(found, curve, 0.0, 3.0)["slope"] is None
+    assert discrimination(found)["value"] is None
 
 
 def test_missing_values_are_left_out_and_counted(run_state, asked):

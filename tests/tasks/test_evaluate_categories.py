@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as student_t
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, confusion_matrix, f1_score, log_loss, precision_score, recall_score, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
@@ -15,7 +16,7 @@ import locum.tasks.local_categories  # noqa: F401
 from locum import Rows, Study, simulate
 from locum.errors import ManifestError, TaskError
 from locum.tasks import build_plan
-from locum.tasks.evaluate_categories import by_patient, f1, proportion, scored, wilson
+from locum.tasks.evaluate_categories import by_patient, f1, joined, proportion, scored, wilson
 
 NAMES = ["home", "ward", "icu", "dead"]
 VARIABLES = {"age": {"minimum": 0, "maximum": 120}, "dose": {}, "y": {"type": "category", "categories": NAMES, "role": "outcome"}}
@@ -67,7 +68,9 @@ def test_equal_to_scikit_learn_pooled(run, build_study, run_state, scatter, kind
             c["sensitivity"]["ci95"], proportion_confint(((y == k) & (said == k)).sum(), (y == k).sum(), method="wilson"), rtol=1e-9, atol=1e-12
         )
         assert c["calibration"]["observed_over_expected"] == pytest.approx((y == k).sum() / p[:, k].sum())
-        assert sum(b["n"] for b in c["calibration"]["bins"]) == len(y)
+        bins = c["calibration"]["bins"]
+        assert sum(b["n"] for b in bins) == (len(y) if bins else 0)
+        assert all(5 <= round(b["n"] * b["observed"]) <= b["n"] - 5 for b in bins)
     assert got["macro_auc"]["value"] == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="macro"), abs=got["macro_auc"]["error_bound"] + 1e-12)
     assert got["macro_auc"]["over"] == NAMES
     assert got["model"]["parameters"] == {"multinomial": 9, "ordinal": 5}[kind]
@@ -84,7 +87,7 @@ def test_any_partition_gives_the_pooled_evaluation(run, scatter, cuts, seed):
     assert many["log_loss"] == pytest.approx(one["log_loss"], rel=1e-6)
 
 
-def test_the_interval_by_patient_is_that_of_the_ratio_estimator():
+def test_the_interval_by_patient_is_of_the_ratio_estimator_over_effective_patients():
     r = np.random.default_rng(3)
     codes = np.repeat(np.arange(12), r.integers(1, 40, 12))
     y, said = r.integers(0, 3, len(codes)), r.integers(0, 3, len(codes))
@@ -92,14 +95,29 @@ def test_the_interval_by_patient_is_that_of_the_ratio_estimator():
     for k in range(3):
         c = np.array([((y == k) & (said == k) & (codes == i)).sum() for i in range(12)])
         n = np.array([((y == k) & (codes == i)).sum() for i in range(12)])
-        a = c.sum() / n.sum()
-        half = 1.959963984540054 * np.sqrt(12 / 11 * ((c - a * n) ** 2).sum()) / n.sum()
+        a, e = c.sum() / n.sum(), n.sum() ** 2 / (n**2).sum()
+        v, t = e / (e - 1) * ((c - a * n) ** 2).sum() / n.sum() ** 2, student_t.ppf(0.975, e - 1)
+        m = min(n.sum(), a * (1 - a) / v)
+        half = t * np.sqrt(a * (1 - a) / m + t**2 / (4 * m**2))
+        expected = (a + t**2 / (2 * m) + np.array([-half, half])) / (1 + t**2 / m)
         got = proportion(c.sum(), n.sum(), squares["sensitivity_squares"][k], 12)
-        np.testing.assert_allclose(got["ci95_by_patient"], [max(0, a - half), min(1, a + half)], rtol=1e-9)
-    one = by_patient(y, said, np.arange(len(y)), 3)["accuracy_squares"][0]  # every row a patient: the binomial variance, up to n / (n - 1)
-    a, n = (y == said).mean(), len(y)
-    got = proportion(a * n, n, one, n)["ci95_by_patient"]
-    np.testing.assert_allclose(got[1] - a, 1.959963984540054 * np.sqrt(a * (1 - a) / (n - 1)), rtol=1e-9)
+        np.testing.assert_allclose(got["ci95_by_patient"], expected, rtol=1e-9)
+
+
+def test_the_interval_by_patient_holds_what_it_says_and_never_claims_certainty():
+    r, patients, held, normal = np.random.default_rng(0), 8, 0, 0
+    for _ in range(400):
+        n = r.integers(5, 200, patients)
+        right = r.binomial(n, r.beta(3.2, 0.8, patients))  # mean .8, alike within patients
+        a, c = right.sum() / n.sum(), right.astype(float)
+        got = proportion(c.sum(), n.sum(), np.array([(c**2).sum(), (c * n).sum(), (n**2.0).sum()]), patients)
+        held += got["ci95_by_patient"][0] <= 0.8 <= got["ci95_by_patient"][1]
+        normal += abs(a - 0.8) < 1.96 * np.sqrt(patients / (patients - 1) * ((c - a * n) ** 2).sum()) / n.sum()
+    assert held / 400 > 0.91 > normal / 400
+    all_right = proportion(60.0, 60.0, np.full(3, 6 * 100.0), 6)["ci95_by_patient"]
+    assert all_right[0] < 0.65  # six people, however many rows
+    assert all_right[1] == 1.0
+    assert proportion(90.0, 100.0, np.array([8100.0, 9000.0, 10000.0]), 1)["ci95_by_patient"] is None
 
 
 def test_f1_and_its_interval_are_of_the_union():
@@ -133,6 +151,35 @@ def test_several_rows_of_a_patient_and_small_cells_are_told(run):
     assert "several rows each" in told
     assert "fewer than 11 rows" in told
     assert "an interval by patient from so few" in told
+
+
+def test_what_tells_of_single_rows_is_not_kept(build_study, run_state, scatter):
+    study = build_study(VARIABLES, [FIT, {**EVALUATE, "bins": 4096}])
+    results, state = run_state(study, scatter(cohort(300), [50, 50]))
+    assert not any(a.shape[-1:] == (4096,) for a in state.values())
+    for c in results["evaluation"]["classes"].values():
+        assert all(5 <= round(b["n"] * b["observed"]) <= b["n"] - 5 for b in c["calibration"]["bins"])
+    assert joined(np.zeros((10, 3))).sum() == 0
+    few = np.zeros((10, 3))
+    few[0], few[9] = (20, 1.0, 1), (4, 3.8, 4)
+    np.testing.assert_allclose(joined(few)[9], [24, 4.8, 5])
+    assert joined(few).sum() == few.sum()
+
+
+def test_a_category_of_one_patient_is_told(run):
+    d = cohort(400)
+    patient = np.where(d["y"] == 3, "the only one", np.char.add("p", np.arange(400).astype(str)))
+    test = np.isin(np.arange(400) % 2, 0) | (d["y"] == 3)
+    rows = Rows.of(d, patient=patient.tolist())
+    got = run(VARIABLES, [{**FIT, "part": "all"}, {**EVALUATE, "part": "all"}], [Rows(rows.columns, rows.patient, test=test)])["evaluation"]
+    assert got["classes"]["dead"]["sensitivity"]["ci95_by_patient"] is None
+    assert any("Nearly all rows of dead are of one patient" in w for w in got["warnings"])
+
+
+def test_more_numbers_than_a_round_can_carry_are_refused(run):
+    variables = {**VARIABLES, "y": {**VARIABLES["y"], "categories": [f"c{k}" for k in range(300)]}}
+    with pytest.raises(ManifestError, match=r"would send 60,.* numbers; at most 4,194,304"):
+        run(variables, [{**FIT, "task": "multinomial"}, {**EVALUATE, "bins": 100_000}], [])
 
 
 def test_missing_values_are_left_out_and_counted(run, scatter):

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2 as chi_square
 
+from locum.data.genotypes import Genotypes, list_hash
 from locum.data.load import load_rows
 from locum.data.rows import Rows
 from locum.data.sources.plink import PlinkSource, Spec
@@ -20,7 +21,7 @@ from locum.errors import ManifestError, TaskError
 from locum.report.gwas import manhattan
 from locum.simulate import simulate
 from locum.study import Study, Total
-from locum.tasks import build_plan
+from locum.tasks import build_plan, gwas_lists
 from locum.tasks import gwas as _gwas  # noqa: F401
 from locum.tasks.gwas import STATUS, table
 from locum.tasks.gwas_sums import Null, block_sums, hardy_weinberg, inflation, minus_log10_p, p_values, site_sums
@@ -470,3 +471,52 @@ def test_a_logistic_null_model_that_other_sites_answer_is_moved_on(run_state):
     state = gwas.combine(everybody, Total({k: sum(v[k] for v in vectors) for k in vectors[0]}, 3.0, 3))
     alone = table(run_state(asked, fewer)[1])
     np.testing.assert_allclose(table(state)["chi2"], alone["chi2"], rtol=0.05, atol=0.05)
+
+
+def packed(sites, alleles=None):
+    """The same rows with their genotypes as two bits each, and what each site's file says of the variants."""
+    out = {}
+    for name, rows in sites.items():
+        named = list_hash([(f"rs{j}", (alleles or {}).get((name, j), "A")) for j in range(rows.arrays["genotypes"].shape[1])])
+        out[name] = replace(rows, arrays={"genotypes": Genotypes.of(rows.arrays["genotypes"], named)})
+    return out
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_packed_genotypes_give_the_same_bits(run_state, stratified):
+    sites, variables = populations(SITES, variants=80, missing=0.05, seed=14)
+    steps = [{"name": "pcs", "task": "genotype_pca", "components": 2, "rounds": 9}, *plan("linear", stratified)]
+    steps[1]["features"] = ["age", "pc1"]
+    _, numbers = run_state(study(variables, steps), list(sites.values()))
+    results, state = run_state(study(variables, steps), list(packed(sites).values()))
+    np.testing.assert_array_equal(state["pcs.loadings"], numbers["pcs.loadings"])
+    for name in ("chi2", "effect", "se", "frequency", "called", "hwe_chi2", "status"):
+        np.testing.assert_array_equal(state[f"gwas.{name}"], numbers[f"gwas.{name}"])
+    assert not any("did not say which variants" in w for w in results["gwas"]["warnings"])
+
+
+def test_sites_that_count_other_alleles_are_noticed_from_the_sum(run_state):
+    sites, variables = populations(SITES, variants=30, seed=15)
+    steps = plan("linear", True)
+    mixed = packed(sites, {("d", 17): "G"})
+    with pytest.raises(TaskError, match="not of the same variants") as caught:
+        run_state(study(variables, steps), list(mixed.values()))
+    assert "variants_file" in caught.value.fix
+    with pytest.raises(TaskError, match="not of the same variants"):
+        run_state(study(variables, [{"name": "pcs", "task": "genotype_pca", "components": 2}, *steps]), list(mixed.values()))
+    with pytest.raises(TaskError, match="not of the same variants"):
+        simulate(study(variables, steps), mixed)
+    partly = {**packed(sites), "a": sites["a"]}
+    got = run_state(study(variables, steps), list(partly.values()))[0]["gwas"]
+    assert any("1 of 5 sites did not say which variants" in w for w in got["warnings"])
+
+
+@given(hashes=st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=6))
+def test_lists_that_differ_are_told_apart_from_sums(hashes):
+    each = [gwas_lists.facts(Genotypes.of(np.zeros((1, 1), np.int8), h)) for h in hashes]
+    total = Total({k: sum(np.asarray(f.get(k, 0.0)) for f in each) for k in gwas_lists.FIELDS}, 1.0, len(each))
+    if len({*hashes}) == 1:
+        gwas_lists.check(total, "gwas")
+    else:
+        with pytest.raises(TaskError, match="not of the same variants"):
+            gwas_lists.check(total, "gwas")

@@ -138,6 +138,16 @@ def test_separation_without_a_group_is_a_reason(run):
     assert ridge["b"]["reason"] is None
 
 
+def test_where_no_model_exists_the_missing_means_have_a_reason(run):
+    d = data()
+    d["age"][:] = 50.0
+    found = run(VARIABLES, [STEP], spread(d, [200]))["out"]
+    assert found["mean_auc"] is None
+    told = " ".join(found["warnings"])
+    assert "columns are constant or collinear" in told
+    assert "No model could be tried, so there are no means." in told
+
+
 def test_perfect_discrimination_has_no_line_and_no_nan(run):
     d = data()
     d["age"] = np.where(d["land"] == 1, 40.0 + 40.0 * d["died"], d["age"])

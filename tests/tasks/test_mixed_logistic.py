@@ -17,7 +17,7 @@ from locum.tasks import mixed_logistic as _mixed_logistic  # noqa: F401 - regist
 
 VARIABLES = {"age": {"minimum": 0, "maximum": 120}, "dose": {}, "arm": {"type": "category", "categories": ["a", "b", "c"]}, "y": {"type": "boolean"}}
 SIZES = [1, 1, 2, 0, 3, 8, 15, 40, 1, 5, 60, 30, 2, 7]
-GRID = np.linspace(-9, 9, 4001)
+GRID = np.linspace(-9, 9, 1001)
 
 
 def cohort(seed=0, sizes=SIZES, sd=1.0):

@@ -163,3 +163,13 @@ def test_a_site_without_the_signal_and_a_cohort_without_any_are_told():
         r.arrays["wave"][:, 0, 0] = np.nan
     with pytest.raises(TaskError, match="No row of the cohort has a complete signal"):
         simulate(study(STEP), bad)
+
+
+def test_an_empty_site_declines_and_a_signal_of_another_shape_is_told():
+    task = build_plan(study(FULL))[0]
+    empty = rows().take(np.zeros(60, dtype=bool))
+    assert len(task.complete(empty)) == 0
+    assert all(len(task.apply({}, empty).columns[n]) == 0 for n in task.names)
+    short = replace(rows(), arrays={**rows().arrays, "wave": rows().arrays["wave"][:, :, :20]})
+    with pytest.raises(TaskError, match=r"'wave' is not an array of shape \[3, 40\].*theirs is \[3, 20\]"):
+        task.complete(short)

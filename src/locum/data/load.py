@@ -1,5 +1,7 @@
 """A site's table becomes `Rows`: the contract's variables of the cohort's rows, typed, in the contract's units and coding.
 
+Called genotypes stay packed from the file to the task: an array that a `GenotypeSource` can give as two bits a genotype is not read by chunks.
+
 What is not a value at all stops `load_rows`; what is a value but cannot be right, or is too often missing, is for the gates to judge
 (`locum.data.gates`), which report on every variable before they refuse.
 """
@@ -7,6 +9,7 @@ What is not a value at all stops `load_rows`; what is a value but cannot be righ
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from locum.data.mapping import Column, SiteMapping
 from locum.data.patients import is_test, pseudonyms
 from locum.data.rows import Rows
 from locum.data.sources.base import MAX_CELLS, Source, open_source
+from locum.data.sources.genotypes import GENOTYPES, GenotypeSource
 from locum.errors import DataError, TooLarge, agree, counted
 from locum.study.manifest import DataSpec, Study
 
@@ -39,11 +43,35 @@ def load_rows(study: Study, mapping: str | Path | None = None, source: str | Pat
 def to_rows(data: DataSpec, source: Source, mapping: SiteMapping | None = None, key: bytes | None = None) -> Rows:
     """The contract's variables of the cohort's rows, typed; read chunk by chunk. Raises as `load_rows`."""
     mapping = mapping or SiteMapping()
-    reader = _Reader(data, mapping, mapping.resolve(data, source.columns(), source.name), source.name)
-    for chunk in source.chunks(reader.needs):
+    have = source.columns()
+    found = mapping.resolve(data, have, source.name)
+    packed = _packed(data, source, found)
+    listed = data.model_copy(update={"variables": {n: v for n, v in data.variables.items() if n not in packed}})
+    reader = _Reader(listed, mapping, found, source.name)
+    for chunk in source.chunks(reader.needs or have[:1]):
         reader.add(chunk)
     refuse_unreadable(source, mapping.source.accept_refused)
-    return reader.rows(key)
+    rows = reader.rows(key)
+    if packed and isinstance(source, GenotypeSource):
+        genotypes = source.packed()[reader.kept]
+        refuse_unreadable(source, mapping.source.accept_refused)
+        rows = replace(rows, arrays={**rows.arrays, **dict.fromkeys(packed, genotypes)})
+    return rows
+
+
+def _packed(data: DataSpec, source: Source, found: Mapping[str, Column]) -> list[str]:
+    """The array variables that the source gives as two bits a genotype; raises `DataError` where one has another length in the contract."""
+    if not isinstance(source, GenotypeSource) or not source.called:
+        return []
+    names = [n for n, v in data.variables.items() if v.type == "array" and found[n].column == GENOTYPES]
+    for name in names:
+        wanted, there = data.variables[name].shape, len(source.variant_names)
+        if wanted != (there,):
+            raise DataError(
+                f"'{name}' is to be an array of shape {list(wanted)}, and {there:,} variants are chosen from {source.name}.",
+                fix="name the study's variants, in its order, in variants_file under [source]; or correct the contract's shape",
+            )
+    return names
 
 
 def refuse_unreadable(source: Source, accepted: float) -> None:
@@ -62,9 +90,10 @@ class _Reader:
 
     def __init__(self, data: DataSpec, mapping: SiteMapping, found: dict[str, Column], where: str) -> None:
         self.data, self.mapping, self.found, self.where = data, mapping, found, where
-        self.needs = sorted({c for column in found.values() for c in column.reads})
+        self.needs = sorted({c for name in data.variables for c in found[name].reads})
         self.names = {n: v for n, v in data.variables.items() if v.role != "patient"}
         self._parts: list[Rows] = []
+        self._kept: list[NDArray[np.intp]] = []
         self._bad: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
         self._seen = self._cells = self._nameless = 0
@@ -73,6 +102,7 @@ class _Reader:
         spec, found = self.mapping.source, self.found
         if not self._seen:
             self._refuse_types(frame)
+        places = np.arange(self._seen, self._seen + len(frame))
         self._seen += len(frame)
         columns, arrays, texts = {}, {}, {}
         for name, variable in self.names.items():
@@ -92,8 +122,14 @@ class _Reader:
         if self.data.cohort.include:
             keep, left_out = included(self.data, columns)
             self._left_out += left_out
-            part = part.take(keep)
+            part, places = part.take(keep), places[keep]
         self._parts.append(part)
+        self._kept.append(places)
+
+    @property
+    def kept(self) -> NDArray[np.intp]:
+        """Which of the source's rows belong to the cohort."""
+        return np.concatenate(self._kept)
 
     def rows(self, key: bytes | None) -> Rows:
         """Everything that was read, or the reason why it cannot be used. key: for pseudonyms."""

@@ -22,8 +22,9 @@ class Rows:
 
     columns: canonical name -> float64 array of length n. A missing value is NaN; a boolean is 0 or 1; a category is
     its index in the contract's `categories`; a date is in days since 1970-01-01. patient: a pseudonym per row that never leaves the
-    site (default: the row number), used to keep all of a patient's rows together. arrays: name -> float32 (n, *shape). texts: name ->
-    text, '' where it is missing. test: which rows are of test patients, where that was decided when the rows were read.
+    site (default: the row number), used to keep all of a patient's rows together. arrays: name -> float32 (n, *shape), or what stands for
+    one and gives some of its columns at a time (`locum.data.genotypes.Genotypes`). texts:
+    name -> text, '' where it is missing. test: which rows are of test patients, where that was decided when the rows were read.
     """
 
     columns: Mapping[str, NDArray[np.float64]]

@@ -24,6 +24,7 @@ from locum.data.rows import Part, Rows
 from locum.errors import ManifestError, TaskError
 from locum.study.manifest import Step, Study, Variable, VariableName
 from locum.study.vector import Contribution, Layout, Total
+from locum.tasks import gwas_lists
 from locum.tasks.base import Memory, Params, State, Transform, register
 from locum.tasks.gwas import array_of, size_of
 from locum.tasks.gwas_sums import block_size
@@ -81,24 +82,24 @@ class GenotypePCA(Transform[GenotypePCAParams]):
 
     def leaves(self) -> str:
         return (
-            f"First, for each of {self.size:,} variants, how many patients were called and their alleles; then in each round the sum over patients of "
-            f"their scores times their genotypes: {self.size:,} x {self.block} numbers."
+            f"First, for each of {self.size:,} variants, how many patients were called and their alleles, and a hash of the list; then in each round "
+            f"the sum over patients of their scores times their genotypes: {self.size:,} x {self.block} numbers."
         )
 
     def layout(self, state: State) -> Layout:
         if self.key("mean") not in state:
-            return Layout.of(rows=(), called=(self.size,), alleles=(self.size,))
+            return Layout.of(rows=(), **gwas_lists.FIELDS, called=(self.size,), alleles=(self.size,))
         return Layout.of(rows=(), squares=(), product=(self.size, self.block))
 
     def visit(self, state: State, rows: Rows, memory: Memory, rng: np.random.Generator) -> Contribution:
-        array_of(self, rows, self.params.genotypes)
+        genotypes = array_of(self, rows, self.params.genotypes)
         rows = rows.part(self.params.part, self.study.data.split)
         vector = self.layout(state).zeros()
         vector["rows"] = np.asarray(float(len(rows)))
         if "called" in vector:
             for at, g in self._raw(rows):
                 vector["called"][at], vector["alleles"][at] = (~np.isnan(g)).sum(axis=0), np.nansum(g, axis=0)
-            return Contribution(vector, rows.patients, self.leaves())
+            return Contribution(vector | gwas_lists.facts(genotypes), rows.patients, self.leaves())
         w = np.asarray(self.own(state, "w"), float)
         scores, squares = np.zeros((len(rows), self.block)), 0.0
         for at, z in self._scaled(state, rows):
@@ -114,6 +115,7 @@ class GenotypePCA(Transform[GenotypePCAParams]):
         return self._start(state, total) if "called" in total.vector else self._iterate(state, total)
 
     def _start(self, state: State, total: Total) -> State:
+        gwas_lists.check(total, self.step.name)
         f = np.asarray(total["alleles"], float) / np.maximum(2.0 * np.asarray(total["called"], float), 1.0)
         used = np.minimum(f, 1.0 - f) >= self.params.min_frequency
         if used.sum() < self.block:

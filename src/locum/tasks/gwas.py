@@ -5,7 +5,8 @@ tests. Where that step has site_intercepts, the study is stratified by site: dif
 Principal components of an earlier `genotype_pca` step, as features of the null model, take out structure within sites.
 
 Rows are patients who are not related to each other. The null model's maximum is moved on by one Newton step should other sites answer than
-those that it was fitted on: exact for `linear`, to second order for `logistic`.
+those that it was fitted on: exact for `linear`, to second order for `logistic`. Where the sites' files name their variants, the sum says
+whether all have the same ones and count the same alleles (`gwas_lists`).
 
 Sources: Rao (1948), Proc. Camb. Phil. Soc. 44:50; Cochran (1954), Biometrics 10:417, and Mantel and Haenszel (1959), J. Nat. Cancer Inst. 22:719
 (strata); Devlin and Roeder (1999), Biometrics 55:997 (genomic inflation); Homer et al. (2008), PLoS Genetics 4:e1000167 (what exact
@@ -22,12 +23,13 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
+from locum.data.genotypes import Genotypes
 from locum.data.rows import Rows
 from locum.errors import ManifestError, TaskError
 from locum.privacy.disclosure import THRESHOLD
 from locum.study.manifest import Name, Step, Study, VariableName
 from locum.study.vector import Array, Contribution, Layout, Total
-from locum.tasks import newton
+from locum.tasks import gwas_lists, newton
 from locum.tasks.base import BaseTask, Memory, Params, State, register
 from locum.tasks.design import earlier, usable
 from locum.tasks.glm import GLM
@@ -99,14 +101,14 @@ class Gwas(BaseTask[GwasParams]):
         strata = "Hardy-Weinberg excess and variance" if self.centre else "counts of the three genotypes"
         return (
             f"Once, for each of {self.variants:,} variants: patients called, their alleles, the score, its variance, {self.columns} products with "
-            f"covariates and the {strata}; and the null model's sums; {self.layout({}).size:,} numbers in all."
+            f"covariates and the {strata}; the null model's sums; and a hash of the list of variants; {self.layout({}).size:,} numbers in all."
         )
 
     def layout(self, state: State) -> Layout:
         p = self.columns
         facts: dict[str, tuple[int, ...]] = dict.fromkeys((*_FACTS, "weights", "residual_squares"), ())
         shapes = fields(self.variants, p, centre=self.centre)
-        return Layout.of(**facts, gradient=(p,), information=(p * (p + 1) // 2,), **shapes)
+        return Layout.of(**facts, **gwas_lists.FIELDS, gradient=(p,), information=(p * (p + 1) // 2,), **shapes)
 
     def visit(self, state: State, rows: Rows, memory: Memory, rng: np.random.Generator) -> Contribution:
         genotypes = array_of(self, rows, self.params.genotypes)
@@ -135,6 +137,7 @@ class Gwas(BaseTask[GwasParams]):
             "gradient": null.x.T @ residual,
             "information": newton.pack(null.x.T @ (null.x * w[:, None])),
         }
+        vector |= gwas_lists.facts(genotypes)
         return Contribution(vector, kept.patients, self.leaves())
 
     def combine(self, state: State, total: Total) -> State:
@@ -143,6 +146,7 @@ class Gwas(BaseTask[GwasParams]):
             raise TaskError(f"No site has a usable row for step '{self.step.name}'.", fix="look for a variable that is missing everywhere")
         if not self.null.done(state):
             raise TaskError(f"The null model '{self.params.null}' has not converged, so there is nothing to test against.", fix="give that step more rounds")
+        gwas_lists.check(total, self.step.name)
         gradient = np.asarray(total["gradient"], float)
         information = newton.unpack(total["information"], self.columns)
         newton.diagnose(information, newton.Problem(self.null.design.names, np.diag(information), 1e-9, ""))
@@ -160,7 +164,7 @@ class Gwas(BaseTask[GwasParams]):
             "called": tests.called,
             "hwe_chi2": tests.hwe,
         }
-        facts = {k: total[k] for k in _FACTS}
+        facts = {k: total[k] for k in (*_FACTS, "lists", "lists_unknown")}
         hidden = {k: np.where(shown, a, 0.0) for k, a in arrays.items()}  # what is not shown is not kept either
         constant = float((tests.minor <= 0.0).sum())
         return self.merge(state, **hidden, **facts, status=status.astype(np.int64), constant=constant, off=off / phi, sites=float(total.sites), finished=1)
@@ -230,7 +234,7 @@ class Gwas(BaseTask[GwasParams]):
         return out
 
     def _warnings(self, state: State, shown: NDArray[np.intp], lambda_gc: float | None) -> list[str]:
-        out, n = [], float(self.own(state, "rows"))
+        out, n = gwas_lists.warning({k: self.own(state, k) for k in ("lists", "lists_unknown")}), float(self.own(state, "rows"))
         if lambda_gc is not None and lambda_gc > 1.05:
             cure = "principal components among the null model's features" if self.centre else f"site_intercepts = true in step '{self.params.null}'"
             out.append(f"lambda_GC is {lambda_gc:.3f}: population structure, relatedness or many true effects inflate the statistics; try {cure}.")
@@ -256,7 +260,7 @@ def size_of(task: BaseTask[Any], name: str) -> int:
     return variable.shape[0]
 
 
-def array_of(task: BaseTask[Any], rows: Rows, name: str) -> NDArray[np.float32]:
+def array_of(task: BaseTask[Any], rows: Rows, name: str) -> NDArray[np.float32] | Genotypes:
     """The genotypes of a site whose rows are patients, shape (n, variants). Raises `TaskError`."""
     if name not in rows.arrays:
         raise TaskError(f"Step '{task.step.name}' reads '{name}', which this site's rows do not have.", fix="map that variable, or leave the study")
@@ -300,11 +304,12 @@ def _used(null: GLM, rows: Rows) -> tuple[Rows, int]:
     return used.rows, used.left_out
 
 
-def _blocks(genotypes: NDArray[np.float32], kept: NDArray[np.intp]) -> Iterator[Array]:
+def _blocks(genotypes: NDArray[np.float32] | Genotypes, kept: NDArray[np.intp]) -> Iterator[Array]:
     """The kept rows of a site, some variants at a time."""
     size = block_size(len(kept))
     for first in range(0, genotypes.shape[1], size):
-        yield genotypes[kept, first : first + size]
+        columns = slice(first, first + size)
+        yield genotypes.calls(kept, columns) if isinstance(genotypes, Genotypes) else genotypes[kept, columns]
 
 
 def _exp(x: float) -> float | None:

@@ -63,7 +63,7 @@ def _source(found: Pass) -> Iterator[Finding]:
         return
     refused = tally.refused.total()
     what = f"{refused:,} of {counted(tally.read, 'record')} cannot be used: {reasons(tally.refused)}"
-    if not tally.balanced or tally.used != found.read:
+    if not tally.balanced or (tally.rows and tally.used != found.read):
         what = f"of {counted(tally.read, 'record')}, {found.read:,} were looked at and {refused + tally.left_out.total():,} set aside: some are lost"
         yield Finding("", "source", "REFUSE", abs(tally.read - found.read), what, "report this as a fault of the source's reader")
     elif refused > found.accept_refused * tally.read:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -104,6 +105,7 @@ def over_rows(data: DataSpec, rows: Rows, *, chunk: int = CHUNK) -> Pass:
     wanted = {n: v for n, v in data.variables.items() if v.role != "patient"}
     found = Pass(data, variables={n: Accumulator(v) for n, v in wanted.items()})
     found.absent = {n: Absent(f"'{n}' is absent", "map it to a column of the site's table") for n in wanted if n not in values}
+    chunk = min(chunk, max(1, CELLS // max([1, *(math.prod(values[n].shape[1:]) for n in wanted if n in values)])))
     patients, split = Patients(), data.of_role("split")
     test = rows.test.astype(np.float64) if rows.test is not None else rows.columns.get(split) if split else None
     for start in range(0, len(rows), chunk):

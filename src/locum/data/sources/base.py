@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, BinaryIO, Literal, Protocol, cast
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal, Protocol, cast
 
 import polars as pl
 from pydantic import BeforeValidator, Field, SerializeAsAny
@@ -101,8 +101,10 @@ class SourceSpec(Document):
 
 @dataclass
 class Tally:
-    """Where a source's records went: read = used + refused + left out. Reasons are plain words without any content of a record."""
+    """Where a source's records went: read = used + refused + left out. Reasons are plain words without any content of a record. rows: whether a
+    record is a row of the table; one of genotypes is a variant."""
 
+    rows: ClassVar[bool] = True
     read: int = 0
     used: int = 0
     refused: Counter[str] = field(default_factory=Counter)

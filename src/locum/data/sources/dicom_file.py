@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -296,5 +295,5 @@ def depth(header: Any) -> float | None:
     try:
         position, orientation = (np.asarray([float(v) for v in header.get(k)]) for k in ("ImagePositionPatient", "ImageOrientationPatient"))
         return float(position @ np.cross(orientation[:3], orientation[3:6])) if np.isfinite(position).all() and np.isfinite(orientation).all() else None
-    except (TypeError, ValueError, struct.error):
+    except Exception:  # pydicom raises whatever its parts raise, NotImplementedError for a damaged type among them
         return None

@@ -2,7 +2,7 @@
 
 A row is a sample. Its columns are `sample`, whatever else is known of it, every chosen variant by name as the number of copies of the
 counted allele (0, 1, 2; null = missing), and `genotypes`, all chosen variants as one array (NaN = missing). The records that the tally
-counts are the file's variants.
+counts are the file's variants. `packed` gives that array without ever unpacking it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from locum.data.genotypes import Genotypes, as_float32, list_hash, pack
 from locum.data.sources.base import CHUNK, SourceSpec, Tally, known, open_source, read
 from locum.errors import DataError, ManifestError, TooLarge
 
@@ -28,6 +29,8 @@ MAX_SAMPLES = 5_000_000
 BLOCK = 1024
 """Variants of a block."""
 GENOTYPES = "genotypes"
+UNSEEN = "0"
+"""How a .bim writes an allele that nobody in the file has."""
 MISSING, ABSENT, BAD = -1, -2, -3
 """Codes of an allele beside its number: not called; not there (a haploid call has one allele); not an allele at all."""
 _CHUNK_CELLS = 1 << 24
@@ -39,8 +42,9 @@ class GenotypeSpec(SourceSpec):
 
     region: "chr1:1000-2000", 1-based and inclusive, the chromosome as the file writes it. variants: names (the file's id, or
     chrom:pos:ref:alt), each alone or followed by a blank and the allele to count, so that two sites which code a variant the other way
-    round agree. variants_file: the same, one a line. max_variants: more are refused rather than read. labels_file: a table (CSV or
-    Parquet) of phenotypes and covariates, one row a sample, whose column labels_key holds the sample's name.
+    round agree (a file that saw one allele only writes 0 for the other, which is then taken for the one asked for). variants_file: the
+    same, one a line. max_variants: more are refused rather than read. labels_file: a table (CSV or Parquet) of phenotypes and covariates, one
+    row a sample, whose column labels_key holds the sample's name.
     """
 
     region: str | None = None
@@ -91,6 +95,12 @@ Dosages = NDArray[Any]
 def info(variants: Sequence[Variant]) -> Info:
     """Variants as a table with the columns name, chrom, pos, ref, alt."""
     return pl.DataFrame(variants, schema={"name": pl.String, "chrom": pl.String, "pos": pl.Int64, "ref": pl.String, "alt": pl.String}, orient="row")
+
+
+class VariantTally(Tally):
+    """A tally whose records are variants: their number is not that of the table's rows."""
+
+    rows: ClassVar[bool] = False
 
 
 @dataclass
@@ -203,8 +213,8 @@ class GenotypeSource(ABC):
         if name in labels.columns:
             return labels[name]
         if name == GENOTYPES:
-            array = cells[:, [index[n] for n in chosen]].astype(np.float32)
-            array[array < 0] = np.nan
+            array = cells[:, [index[n] for n in chosen]]
+            array = as_float32(array) if array.dtype == np.int8 else array
             return pl.Series(name, array, dtype=pl.Array(pl.Float32, len(chosen)))
         values = np.ascontiguousarray(cells[:, index[name]])
         series = pl.Series(name, values)
@@ -212,27 +222,63 @@ class GenotypeSource(ABC):
 
     def _matrix(self, chosen: Sequence[str]) -> tuple[dict[str, int], Dosages]:
         """The chosen variants' places, and the matrix (samples, chosen), filled in one pass over the file."""
-        wide = np.dtype(self.dtype).itemsize
-        if len(self.samples) * len(chosen) * wide > MAX_MATRIX_BYTES or len(chosen) > self.spec.max_variants:
-            raise self._too_many()
+        self._bounded(len(self.samples) * len(chosen) * np.dtype(self.dtype).itemsize, len(chosen))
         values: NDArray[Any] = np.empty((len(self.samples), len(chosen)), self.dtype, order="F")
         places, index = {n: i for i, n in enumerate(chosen)}, {}
         for table, block in self.blocks(names=places):
             for at, name in enumerate(table["name"]):
                 if name in index:
-                    self.tally.used -= 1
-                    self.tally.refused["a variant whose name an earlier one has"] += 1
+                    self._refuse_twice()
                     continue
                 index[name] = places[name]
                 values[:, places[name]] = block[:, at]
-        if len(index) < len(chosen):
+        self._all_found(len(index), len(chosen))
+        return index, values
+
+    @property
+    def called(self) -> bool:
+        """Whether it holds called genotypes, which can be packed; else dosages."""
+        return self.dtype is np.int8
+
+    def packed(self) -> Genotypes:
+        """All chosen variants of a file that is `called`, as the column `genotypes` has them, two bits each. It reads the file once, in
+        blocks, and the tally is then complete. Raises `DataError` or `TooLarge`."""
+        places = {name: at for at, name in enumerate(self.variant_names)}
+        width = (len(self.samples) + 3) // 4
+        self._bounded(width * len(places), len(places))
+        values, alleles = np.zeros((len(places), width), np.uint8), [""] * len(places)
+        found = np.zeros(len(places), dtype=bool)
+        for names, counted, block in self.packed_blocks(places):
+            for row, (name, allele) in enumerate(zip(names, counted, strict=True)):
+                at = places[name]
+                if found[at]:
+                    self._refuse_twice()
+                    continue
+                found[at], alleles[at], values[at] = True, allele, block[row]
+        self._all_found(int(found.sum()), len(places))
+        return Genotypes(values, np.arange(len(self.samples)), list_hash(zip(places, alleles, strict=True)))
+
+    def packed_blocks(self, names: Collection[str]) -> Iterator[tuple[Sequence[str], Sequence[str], NDArray[np.uint8]]]:
+        """As `blocks`: names, counted alleles, and the genotypes as two bits each."""
+        for table, block in self.blocks(names=names):
+            yield table["name"].to_list(), table["alt"].to_list(), pack(block)
+
+    def _refuse_twice(self) -> None:
+        self.tally.used -= 1
+        self.tally.refused["a variant whose name an earlier one has"] += 1
+
+    def _all_found(self, found: int, chosen: int) -> None:
+        if found < chosen:
             refused = sum(self.tally.refused.values())
             raise DataError(
-                f"{len(chosen) - len(index)} of the {len(chosen)} variants asked for are not in {self.name}, or not in the region.",
+                f"{chosen - found} of the {chosen} variants asked for are not in {self.name}, or not in the region.",
                 why=f"{refused} records were refused: {'; '.join(self.tally.refused)}." if refused else "",
                 fix="check how the file names variants and chromosomes (rs1 or 1:1000:A:G, 1 or chr1), and leave out those that it lacks",
             )
-        return index, values
+
+    def _bounded(self, nbytes: int, variants: int) -> None:
+        if nbytes > MAX_MATRIX_BYTES or variants > self.spec.max_variants:
+            raise self._too_many()
 
     @property
     def dtype(self) -> type[np.generic]:
@@ -248,15 +294,28 @@ class GenotypeSource(ABC):
             return "a variant that was not asked for"
         return None
 
-    def oriented(self, variant: Variant, values: Dosages) -> tuple[Variant, Dosages] | str:
-        """The variant so that the allele which the mapping names is the counted one, or the reason for refusing it."""
+    def orientation(self, variant: Variant) -> tuple[Variant, bool] | str:
+        """The variant so that the allele which the mapping names is the counted one, and whether its counts are to be turned round; or the
+        reason for refusing it."""
         allele = self.asked.get(variant.name)
         if allele is None or allele == variant.alt:
-            return variant, values
-        if allele != variant.ref:
-            return "a variant that has not the allele asked for"
+            return variant, False
+        if allele == variant.ref:
+            return variant._replace(ref=variant.alt, alt=variant.ref), True
+        if UNSEEN in (variant.alt, variant.ref):  # nobody in the file has the allele
+            turned = variant.alt != UNSEEN
+            return variant._replace(ref=variant.alt if turned else variant.ref, alt=allele), turned
+        return "a variant that has not the allele asked for"
+
+    def oriented(self, variant: Variant, values: Dosages) -> tuple[Variant, Dosages] | str:
+        """The same, and its counts."""
+        found = self.orientation(variant)
+        if isinstance(found, str):
+            return found
+        if not found[1]:
+            return found[0], values
         flipped = np.where(values < 0, values, 2 - values) if values.dtype == np.int8 else 2 - values
-        return variant._replace(ref=variant.alt, alt=variant.ref), flipped.astype(values.dtype)
+        return found[0], flipped.astype(values.dtype)
 
     def _too_many(self) -> TooLarge:
         return TooLarge(

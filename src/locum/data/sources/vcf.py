@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from locum.data.sources import bcf
-from locum.data.sources.base import Source, Tally, Unusable, existing
+from locum.data.sources.base import Source, Unusable, existing
 from locum.data.sources.bgzf import open_bgzf, reading_genotypes
 from locum.data.sources.genotypes import (
     ABSENT,
@@ -30,6 +30,7 @@ from locum.data.sources.genotypes import (
     GenotypeSpec,
     Info,
     Variant,
+    VariantTally,
     check_samples,
     info,
 )
@@ -145,7 +146,7 @@ class VcfSource(GenotypeSource):
             return check_samples(bcf.Header.read(file).samples if self._binary else _header(file, self.name), self.name)
 
     def blocks(self, size: int = BLOCK, names: Collection[str] | None = None) -> Iterator[tuple[Info, Dosages]]:
-        self.tally = tally = Tally()
+        self.tally = tally = VariantTally()
         variants: list[Variant] = []
         values: NDArray[Any] = np.empty((size, len(self.samples)), self.dtype)
         for variant, row in self._variants(tally, names):
@@ -157,7 +158,7 @@ class VcfSource(GenotypeSource):
         if variants:
             yield info(variants), values[: len(variants)].T
 
-    def _variants(self, tally: Tally, names: Collection[str] | None) -> Iterator[tuple[Variant, Dosages]]:
+    def _variants(self, tally: VariantTally, names: Collection[str] | None) -> Iterator[tuple[Variant, Dosages]]:
         region, past, place = self.region, set[str](), ("", 0)
         for record in self._records():
             tally.read += 1
