@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.report import Report
 
-NAMES = ["data", "privacy", "rounds", "scenarios", "secagg"]
+NAMES = ["data", "governance", "privacy", "rounds", "scenarios", "secagg"]
 
 
 def main() -> None:

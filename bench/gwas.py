@@ -17,15 +17,12 @@ from bench.report import Report
 
 PATIENTS, SITES = 250, 4
 VARIANTS, QUICK_VARIANTS = 1_000_000, 20_000
-REFERENCE = {False: 1.708, True: 1.003}
-SEEDS = (1, 2, 3)
 _CODES = np.array([3, 2, 0], np.uint8)
 """Copies of allele 1 as the two bits of a .bed file."""
 
 
 def measure(report: Report, *, quick: bool = False) -> None:
-    """gwas_lambda_naive, gwas_lambda_stratified; gwas_1m_s, gwas_genotypes_per_s, gwas_peak_gb."""
-    _structure(report, 2_000 if quick else 20_000)
+    """gwas_1m_s, gwas_genotypes_per_s, gwas_peak_gb."""
     variants = QUICK_VARIANTS if quick else VARIANTS
     with tempfile.TemporaryDirectory() as folder:
         for k in range(SITES):
@@ -37,27 +34,6 @@ def measure(report: Report, *, quick: bool = False) -> None:
     report.add("gwas_genotypes_per_s", PATIENTS * SITES * variants / got["seconds"], "1/s", note=f"reading alone: {got['read']:.1f} s")
     report.add("gwas_peak_gb", got["gb"], "GB", note=f"largest resident set of the process that is all four sites; genotypes {got['held']:.2f} GB")
     report.add("gwas_tested", got["tested"], "variants", note=f"lambda_GC {got['lambda_gc']:.3f}")
-
-
-def _structure(report: Report, variants: int) -> None:
-    """Three populations at five hospitals, no variant with an effect: genomic inflation with one intercept, and with one for each hospital."""
-    from locum.simulate import simulate
-    from locum.study import Study
-    from locum.testing.populations import three_populations
-
-    found: dict[bool, list[float]] = {False: [], True: []}
-    for seed in SEEDS:
-        sites, variables = three_populations(variants, seed)
-        for stratified, lambdas in found.items():
-            null = {"name": "null", "task": "linear", "features": ["age"], "outcome": "y", "site_intercepts": stratified}
-            plan = [null, {"name": "gwas", "task": "gwas", "null": "null"}]
-            study = Study.parse({"name": "structure", "data": {"variables": variables}, "terms": {"privacy": "none"}, "plan": plan})
-            lambdas.append(simulate(study, sites).results["gwas"]["lambda_gc"])
-    for stratified, lambdas in found.items():
-        name = "gwas_lambda_stratified" if stratified else "gwas_lambda_naive"
-        each = ", ".join(f"{x:.3f}" for x in lambdas)
-        note = f"median of {len(SEEDS)} simulations ({each}); 1,000 patients, {variants:,} variants, under masks"
-        report.add(name, float(np.median(lambdas)), "", reference=REFERENCE[stratified], note=note)
 
 
 def write(folder: Path, site: int, variants: int) -> None:

@@ -41,4 +41,8 @@ def run(report: Report, *, quick: bool = False, only: str | None = None) -> None
             if line.value is not None and line.reference is not None:
                 report.add(f"{name}: {line.who}, {line.metric}"[:60], line.value, "", reference=line.reference, note=line.note)
         report.add(f"{name}_s", seconds, "s", note=f"{len(lab.ran)} studies, {sum(r.rounds for r in lab.ran)} rounds")
+    if only in (None, "gwas"):
+        from bench import gwas
+
+        gwas.measure(report, quick=quick)
     report.add("total_s", total, "s", note="all of the above, one run; aim: under 900" if not only else f"{only} alone")
