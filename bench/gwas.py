@@ -1,7 +1,6 @@
-"""A genome-wide study of 1,000 patients and a million variants at four hospitals, each of which reads its own PLINK fileset as a site does; and
-what population structure between hospitals does to a study that knows nothing of it.
+"""A genome-wide study of 1,000 patients and a million variants at four hospitals, each of which reads its own PLINK fileset as a site does.
 
-The first runs in a process of its own, so that its peak memory is its own; writing the simulated files is not counted.
+It runs in a process of its own, so that its peak memory is its own; writing the simulated files is not counted.
 """
 
 import json

@@ -99,6 +99,13 @@ def endpoints(a: Assignment) -> list[tuple[str, str]]:
         ("GET", "/v1/log/entries"),
         ("GET", "/v1/log/tile/0/000"),
         ("PUT", "/v1/log/cosignature"),
+        ("GET", "/v1/lines"),
+        ("GET", "/v1/lines/heart"),
+        ("GET", "/v1/lines/heart/current"),
+        ("GET", "/v1/lines/heart/versions/1"),
+        ("POST", "/v1/lines/heart/versions"),
+        ("POST", "/v1/lines/heart/versions/1/verdict"),
+        ("POST", "/v1/lines/heart/decisions"),
     ]
 
 
@@ -120,7 +127,16 @@ def test_the_table_of_strangers_is_the_whole_api(world) -> None:
     from locum.coordinator.api import ENDPOINTS
 
     a = world.work[3]
-    names = {a.run: "{run}", a.study: "{digest}", "0" * 64: "{digest}", f"/rounds/{a.seq}": "/rounds/{seq:int}", "/release": "/{phase}", "/tile/0/000": "/tile/{path:path}"}
+    names = {
+        a.run: "{run}",
+        a.study: "{digest}",
+        "0" * 64: "{digest}",
+        f"/rounds/{a.seq}": "/rounds/{seq:int}",
+        "/release": "/{phase}",
+        "/tile/0/000": "/tile/{path:path}",
+        "/lines/heart": "/lines/{name}",
+        "/versions/1": "/versions/{version:int}",
+    }
     listed = set()
     for method, path in endpoints(a):
         for value, name in names.items():

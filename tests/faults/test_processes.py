@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from locum import Study, simulate
-from locum.scenarios import studies
 from locum.data import registry
+from locum.scenarios import studies
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from lifelines.utils import concordance_index
 
+from locum.data import registry
 from locum.errors import LocumError
 from locum.scenarios import Lab, Outcome, scenario
 from locum.scenarios.breast_cancer import ALL, MEAN
@@ -15,10 +16,12 @@ from locum.scenarios.survival_help import bootstrap, mean_concordance
 @pytest.fixture(scope="module")
 def found() -> tuple[Outcome, Lab]:
     lab = Lab("clear", quick=True)
-    try:
-        return scenario("breast-cancer").answer(lab), lab
+    try:  # nothing but absent data is a reason to skip
+        for data in scenario("breast-cancer").data:
+            registry.verify(data)
     except LocumError as error:
         pytest.skip(f"tcga_brca: {error.what}")
+    return scenario("breast-cancer").answer(lab), lab
 
 
 def value(outcome, who, metric):

@@ -46,6 +46,25 @@ def test_the_scenario_prints_every_comparison(sites, monkeypatch):
     assert not any("saliency" in name for name in out.figures)
 
 
+def test_settings_are_chosen_on_training_images_alone(sites):
+    from locum.scenarios.imaging_choice import SETTINGS, tried, validation
+
+    study = studies.study("imaging", aggregation="clear")
+    inner, kept = validation(study, sites)
+    for name, rows in sites.items():
+        test = rows.part("test", study.data.split).patient
+        for part in ("train", "test"):
+            assert not np.isin(kept[name].part(part, inner.data.split).patient, test).any()
+    assert sum(len(r.part("test", inner.data.split)) for r in kept.values()) > 300
+    assert study.plan[0].params["strategy"] in [s for of in SETTINGS.values() for s in of]
+    assert imaging.STRATEGIES["FedProx"] in SETTINGS["fedprox"]
+    short = imaging.changed(study, rounds=1)
+    ((setting, accuracy, n),) = tried(short, sites, {"fedadam": SETTINGS["fedadam"][2:3]})
+    assert setting["server_rate"] == 0.02
+    assert 0 <= accuracy <= 1
+    assert n == sum(len(r.part("test", inner.data.split)) for r in kept.values())
+
+
 def test_images_come_back_from_dicom_as_they_were(sites, tmp_path):
     study, rows = studies.study("imaging"), sites["site-02"].take(np.arange(40))
     back = read_dicom(study, write_dicom(tmp_path / "site", rows))

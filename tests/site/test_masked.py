@@ -69,8 +69,9 @@ def test_the_round_goes_on_without_a_site_that_was_killed(federation: Any, study
     sites = federation.sites(7)
     federation.sign_roster()
     asked = study("dropout", plan=PLAN, terms={"aggregation": "masked", "start_when": 7, "deadline_s": 3.0})
-    run = federation.submit(asked, sites)
     with dying(federation, sites[:1], killer(seq, phase, when)) as (victim,), federation.serve(sites[1:]):
+        victim.wait_for("serving", seconds=60)  # else a slow start, on a busy machine, would miss the round's first deadline
+        run = federation.submit(asked, sites)
         view = federation.finish(run, 60)
         assert victim.process.wait(10) == -9
     assert (view.status, view.error) == ("finished", "")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from locum.cli import coordinator, data, demo, model, privacy, roster, run_, scenario, site, study
+from locum.cli import audit, cards, coordinator, data, demo, log, model, privacy, roster, run_, scenario, site, study
 from locum.errors import LocumError
 
 app = typer.Typer(
@@ -26,6 +26,9 @@ app.add_typer(scenario.app, name="scenario", help="Medical questions on real dat
 app.add_typer(site.app, name="site", help="At a hospital: enrol, connect data, review, decide, serve.")
 app.add_typer(privacy.app, name="privacy", help="What a study promises to each patient, and attacks on the implementation.")
 app.add_typer(roster.app, name="roster", help="At the consortium: which sites there are, signed.")
+app.add_typer(audit.app, name="audit", help="How a model was made, as one file, and what verifies it offline.")
+app.add_typer(log.app, name="log", help="The federation's log: what happened, verified under its signed head.")
+run_.app.command("cards")(cards.cards)
 app.command("demo")(demo.demo)
 app.command("init")(coordinator.init)
 app.command("serve")(coordinator.serve)

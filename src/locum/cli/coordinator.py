@@ -64,7 +64,7 @@ def serve(
 def invite(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="The newcomer's short name in the federation.")],
-    role: Annotated[str, typer.Option(help="site or investigator")] = "site",
+    role: Annotated[str, typer.Option(help="site, investigator or approver")] = "site",
     valid_days: Annotated[float, typer.Option(help="How long the invitation is good.")] = 7.0,
     as_json: Json = False,
 ) -> None:
@@ -72,8 +72,8 @@ def invite(
     from locum.coordinator import invite as make
     from locum.errors import ManifestError
 
-    if role not in ("site", "investigator"):
-        raise ManifestError(f"There is no role '{role}'.", fix="use --role site or --role investigator")
+    if role not in ("site", "investigator", "approver"):
+        raise ManifestError(f"There is no role '{role}'.", fix="use --role site, --role investigator or --role approver")
     text = make(folder, name, role=role, valid_days=valid_days)  # type: ignore[arg-type]
     if as_json:
         emit({"name": name, "role": role, "invitation": text})

@@ -104,7 +104,7 @@ def report(
     connection = client(home)
     view = connection.run(find_run(connection, run).id)
     rounds = connection.rounds(view.id)
-    made = _card(connection, view, rounds, audit)
+    made = privacy_card(connection, view, rounds, audit)
     study = json.loads(connection.study(view.study).manifest)
     beside = card or file.parent / "privacy.json"
     _write(file, page(study=study, run=msgspec.to_builtins(view), rounds=msgspec.to_builtins(rounds), card=made))
@@ -131,7 +131,7 @@ def card(
 
     connection = client(home)
     view = connection.run(find_run(connection, run).id)
-    made = _card(connection, view, connection.rounds(view.id), audit)
+    made = privacy_card(connection, view, connection.rounds(view.id), audit)
     if file:
         _write(file, json.dumps(made, indent=2) + "\n")
     if as_json:
@@ -140,7 +140,7 @@ def card(
         console().print(f"Wrote {file}" if file else text(made), markup=False)
 
 
-def _card(connection: Client, view: RunView, rounds: Sequence[RoundView], audit: Path | None) -> dict[str, Any]:
+def privacy_card(connection: Client, view: RunView, rounds: Sequence[RoundView], audit: Path | None) -> dict[str, Any]:
     """The card of a run; the study's other runs count against the same budget."""
     from locum.report import card_of
     from locum.study import Study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from locum.cli.output import Json, coloured, console, emit, size, table
+from locum.cli.output import Json, console, emit, table
+from locum.errors import LocumError
 
 if TYPE_CHECKING:
     from locum.scenarios import Mode, Outcome, Ran, Scenario
@@ -27,7 +29,7 @@ def list_(as_json: Json = False) -> None:
     if as_json:
         emit(found)
         return
-    here = ["yes" if s["here"] else "no: " + ", ".join(f"locum data get {d}" for d in s["missing"]) for s in found]
+    here = [("yes" if s["data"] else "simulated") if s["here"] else "no: " + ", ".join(f"locum data get {d}" for d in s["missing"]) for s in found]
     rows = [(s["name"], s["title"], ", ".join(s["modes"]), h) for s, h in zip(found, here, strict=True)]
     table(["scenario", "question", "modes", "data here"], rows)
     console().print("Next: locum scenario show NAME    locum scenario run NAME", markup=False)
@@ -37,7 +39,7 @@ def list_(as_json: Json = False) -> None:
 def show(name: Name, as_json: Json = False) -> None:
     """What a scenario asks, of which data, in which modes, and the study files to start from."""
     from locum.data import registry
-    from locum.scenarios import scenario
+    from locum.scenarios import scenario, studies
     from locum.scenarios.base import MEANING, MODES
 
     s = scenario(name)
@@ -49,10 +51,12 @@ def show(name: Name, as_json: Json = False) -> None:
     for d in s.data:
         entry = registry.entry(d)
         out.print(f"Data: {entry.title} ({entry.licence}; {entry.published})", markup=False)
+    if not s.data:
+        out.print("Data: simulated by the scenario; nothing to download.", markup=False)
     table(["mode", "what it is"], [(m, MEANING[m] if not s.reason(m) else f"not offered: {s.reason(m)}") for m in MODES])
-    for study in s.studies:
-        out.print(f"Next: locum study new {study}.toml --from {study}", markup=False)
-    out.print(f"      locum scenario run {s.name}", markup=False)
+    table(["study to start from", "title"], [(name, studies.study(name).title) for name in s.studies])
+    missing = [f"locum data get {d}" for d in _about(s)["missing"]]
+    out.print("Next: " + "\n      ".join([*missing, f"locum scenario run {s.name}", f"locum study new FILE --from {s.studies[0]}"]), markup=False)
 
 
 @app.command("run")
@@ -68,6 +72,7 @@ def run_(
 
     s = scenario(name)
     modes = _modes(s, mode or ["masked"])
+    _check_libraries(s)
     outcomes: list[tuple[Mode, Lab, Outcome, float]] = []
     with _progress(s.title, quiet=as_json) as say:
         for m in modes:
@@ -83,7 +88,9 @@ def run_(
     for m, lab, outcome, _ in outcomes:
         _print(s, m, lab.ran, outcome)
     if len(costs) > 1 or costs[0]["same_model"] is not None:
-        _print_costs(costs)
+        from locum.cli.scenario_table import print_costs
+
+        print_costs(costs)
     if quick:
         console().print("Smaller sizes were used (--quick): the figures mean little.", style="yellow", markup=False)
     if files:
@@ -128,16 +135,35 @@ def _timed(s: Scenario, lab: Any) -> tuple[Outcome, float]:
     """The answer and its seconds; a library that is absent is named with the extra that has it."""
     import time
 
-    from locum.errors import LocumError
-
     began = time.monotonic()
     try:
         return s.answer(lab), time.monotonic() - began
+    except KeyboardInterrupt:
+        console(stderr=True).print("Interrupted: nothing was written.")
+        raise typer.Exit(130) from None
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("locum"):
             raise
-        extra = "torch" if missing.name == "torch" else "scenarios"
-        raise LocumError(f"This scenario needs '{missing.name}', which is not installed.", fix=f"pip install 'locum[{extra}]'") from None
+        raise _absent(missing.name or "a library") from None
+
+
+def _absent(module: str) -> LocumError:
+    extra = {"torch": "torch", "lifelines": "demo", "pydicom": "imaging"}.get(module, "scenarios")
+    return LocumError(
+        f"This scenario needs '{module}', which is not installed.",
+        fix=f"pip install 'locum[{extra}]'" + ("" if extra == "scenarios" else "; 'locum[scenarios]' has all"),
+    )
+
+
+def _check_libraries(s: Scenario) -> None:
+    """Before minutes of work: everything that the scenario imports is there."""
+    for module in s.needs:
+        try:
+            there = importlib.util.find_spec(module) is not None
+        except ModuleNotFoundError:
+            there = False
+        if not there:
+            raise _absent(module)
 
 
 def _protection(ran: Sequence[Ran]) -> list[str]:
@@ -167,41 +193,18 @@ def _cost(mode: Mode, ran: Sequence[Ran], outcome: Outcome, seconds: float, firs
     }
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}" if abs(value) < 1e-3 or abs(value) >= 1e4 else f"{value:.4f}".rstrip("0").rstrip(".")
-
-
-def _interval(ends: tuple[float, float] | None) -> str:
-    return f"{_number(ends[0])} to {_number(ends[1])}" if ends else ""
-
-
 def _print(s: Scenario, mode: Mode, ran: Sequence[Ran], outcome: Outcome) -> None:
-    rows = [(x.who, x.metric, _number(x.value), _interval(x.ci95), "" if x.reference is None else _number(x.reference), x.note) for x in outcome.lines]
-    table(["", "measure", "value", "95 % interval", "reference", "note"], rows, title=f"{s.title} ({mode})", right=["value", "reference"])
+    from locum.cli.scenario_table import print_lines, print_notes
+    from locum.scenarios.base import MEANING
+
     out = console()
+    out.print(f"{s.title}\n{mode}: {MEANING[mode]}\n", markup=False)
+    print_lines(outcome.lines)
+    out.print()
     for protection in _protection(ran):
         out.print(protection, style="yellow", markup=False)
-    for note in outcome.notes:
-        out.print(f"- {note}", markup=False)
-
-
-def _print_costs(costs: Sequence[dict[str, Any]]) -> None:
-    same = {True: coloured("yes, bit for bit", "green"), False: coloured("no", "red"), None: "-"}
-    rows = [
-        (
-            c["mode"],
-            f"{c['metric']} {_number(c['value'])}",
-            "-" if c["difference"] is None else f"{c['difference']:+.4f}",
-            "-" if c["eps"] is None else f"{c['eps']:g}",
-            c["rounds"],
-            size(c["sent_per_site"]),
-            f"{c['seconds']:.1f}",
-            same[c["same_model"]],
-        )
-        for c in costs
-    ]
-    columns = ["mode", "federated", "difference", "eps", "rounds", "sent by a site", "seconds", "model as in one process"]
-    table(columns, rows, title="What each mode costs", right=["difference", "eps", "rounds", "sent by a site", "seconds"])
+    print_notes(outcome)
+    out.print()
 
 
 def _write(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from locum.cli import data_check, ledger, waiver
+from locum.cli import data_check, ledger, policy, waiver
 from locum.cli.output import Json, console, emit, secret, size, table, when
 from locum.errors import counted
 
@@ -15,6 +16,7 @@ app = typer.Typer(no_args_is_help=True)
 data_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="The tables that studies may be approved on.")
 app.add_typer(waiver.app, name="waiver", help="Refusals of the gates that you let pass, signed and on record.")
+app.add_typer(policy.app, name="policy", help="The site's own rules: who may ask what of which table, when, and on what terms.")
 app.add_typer(ledger.app, name="ledger", help="What studies have spent of a table's privacy budget, and what is left.")
 
 Folder = Annotated[Path, typer.Option(envvar="LOCUM_SITE", help="The site's folder.")]
@@ -130,11 +132,12 @@ def approve(
     study: Digest,
     data: Table = None,
     exact: Annotated[bool, typer.Option("--exact", help="Accept that this study's sums leave without noise.")] = False,
+    until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The last day on which the approval counts.")] = None,
     folder: Folder = FOLDER,
     as_json: Json = False,
 ) -> None:
     """Allow exactly this study (its digest) on one of your tables. A private study's cost is set aside in the table's ledger."""
-    _decide(study, folder, as_json, approve=True, data=data, exact=exact)
+    _decide(study, folder, as_json, approve=True, data=data, exact=exact, until=until.replace(tzinfo=UTC).date() if until else None)
 
 
 @app.command()
@@ -143,10 +146,10 @@ def deny(study: Digest, folder: Folder = FOLDER, as_json: Json = False) -> None:
     _decide(study, folder, as_json, approve=False)
 
 
-def _decide(study: str, folder: Path, as_json: bool, *, approve: bool, data: str | None = None, exact: bool = False) -> None:
+def _decide(study: str, folder: Path, as_json: bool, *, approve: bool, data: str | None = None, exact: bool = False, until: date | None = None) -> None:
     from locum.site.review import decide
 
-    told = decide(folder, study, approve=approve, data=data, exact=exact)
+    told = decide(folder, study, approve=approve, data=data, exact=exact, until=until)
     word = "approved" if approve else "denied"
     if as_json:
         emit({"study": study, "decision": word, "coordinator_told": told})

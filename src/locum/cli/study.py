@@ -35,10 +35,13 @@ def connect(
     ca: Annotated[Path | None, typer.Option(help="PEM file of a proxy's authority, where one intercepts TLS.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Join a federation as an investigator: makes your key, and uses up the invitation."""
+    """Join a federation as an investigator, or as an approver: makes your key, and uses up the invitation."""
     from locum.client import join
+    from locum.federation.wire import Invitation
 
-    member = join(home.expanduser(), secret(invitation, "the invitation"), role="investigator", ca=pem(ca))
+    text = secret(invitation, "the invitation")
+    role = "approver" if Invitation.parse(text).role == "approver" else "investigator"
+    member = join(home.expanduser(), text, role=role, ca=pem(ca))  # type: ignore[arg-type]
     if as_json:
         emit({"name": member.name, "url": member.url, "federation": member.federation, "coordinator": member.coordinator.fingerprint})
     else:

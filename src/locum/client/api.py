@@ -13,6 +13,7 @@ from locum.client.connection import Answer, Connection, Source
 from locum.errors import EnvelopeError
 from locum.federation.envelope import Envelope
 from locum.federation.identity import PublicKey, b64
+from locum.federation.record import RoundRecord, RunRecord
 from locum.federation.roster import SignedRoster
 from locum.federation.wire import (
     LONG_POLL_S,
@@ -130,6 +131,14 @@ class Api:
         """Stop a run. What was computed stays at the coordinator; no model comes of it."""
         return _decode(await self.connection.call("POST", f"/v1/runs/{quote(run)}/cancel"), RunView)
 
+    async def run_record(self, run: str) -> RunRecord:
+        """What an audit bundle of a finished run is made of; `client.bundle` puts it together."""
+        return await self._get(f"/v1/runs/{quote(run)}/record", RunRecord)
+
+    async def round_record(self, run: str, seq: int) -> RoundRecord:
+        """One of its rounds."""
+        return await self._get(f"/v1/runs/{quote(run)}/record/{seq}", RoundRecord)
+
     # --- everyone's calls -----------------------------------------------------------------------------------------
 
     async def studies(self) -> Sequence[StudyView]:
@@ -176,6 +185,10 @@ class Api:
     async def log_entries(self, *subjects: str) -> Sequence[LogEntry]:
         """The log's entries about these studies, runs, models or parties."""
         return (await self._get("/v1/log/entries?subject=" + ",".join(quote(s) for s in subjects), LogEntries)).entries
+
+    async def log_tile(self, path: str) -> bytes:
+        """A tile of hashes, or of entries, by the path that tlog-tiles gives it."""
+        return (await self.connection.call("GET", f"/v1/log/{path}")).body
 
     async def sites(self) -> Sequence[dict[str, Any]]:
         return await self._get("/v1/sites", tuple[dict[str, Any], ...])

@@ -114,4 +114,4 @@ async def _enroll(member: Membership, identity: Identity, token: str, key: Publi
 
 
 def _a(role: Role) -> str:
-    return {"site": "a site", "investigator": "an investigator"}[role]
+    return {"site": "a site", "investigator": "an investigator", "approver": "an approver"}[role]

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from locum.coordinator import log_api, openapi, parties, phases, rosters, studies, views, witness
+from locum.coordinator import audit, log_api, openapi, parties, phases, rosters, studies, versions_api, views, witness
 from locum.coordinator.blobs import BlobStore, model_key, release_key, state_key
 from locum.coordinator.call import ANY, INVESTIGATOR, OPEN, SITE, Call, Endpoint, Services, decode, reply
 from locum.coordinator.driver import ROW_BYTES
@@ -410,5 +410,7 @@ ENDPOINTS = (
     Endpoint("GET", "/v1/models/{digest}", get_model, ANY, "One model", ModelView),
     Endpoint("GET", "/v1/models/{digest}/file", model_file, ANY, "A model's safetensors file", bytes, headers=("Range",)),
     Endpoint("GET", "/v1/sites", list_sites, ANY, "Enrolled sites", tuple[SiteView, ...]),
+    *audit.ENDPOINTS,
     *log_api.ENDPOINTS,
+    *versions_api.ENDPOINTS,
 )

@@ -156,9 +156,10 @@ def decode(raw: bytes, kind: type[R]) -> R:
 
 Handler = Callable[[Call], Awaitable[Response]]
 OPEN: tuple[str, ...] = ()
-ANY = ("site", "investigator")
+ANY = ("site", "investigator", "approver")
 SITE = ("site",)
 INVESTIGATOR = ("investigator",)
+APPROVER = ("approver",)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,29 @@ class Journal:
         signed = Signed.parse(row.checkpoint)
         return Signed(signed.checkpoint, (*signed.lines, *((r.site, r.line) for r in lines)))
 
+    def best(self, n: int) -> Signed:
+        """The checkpoint over entry `n` that most sites have cosigned, of those that are kept; the present head where none has."""
+        query = select(cosignatures).where(cosignatures.c.size > n).order_by(cosignatures.c.size, cosignatures.c.site)
+        by_size: dict[int, list[Any]] = {}
+        for row in self.store.read(lambda tx: tx.rows(query)):
+            by_size.setdefault(row.size, []).append(row)
+        if not by_size:
+            return self.checkpoint()
+        rows = max(by_size.values(), key=lambda found: (len(found), found[0].size))
+        return Signed(Signed.parse(rows[0].checkpoint).checkpoint, (*Signed.parse(rows[0].checkpoint).lines, *((r.site, r.line) for r in rows)))
+
+    def proved(self, subjects: list[str], size: int) -> list[tuple[int, bytes, list[bytes]]]:
+        """Number, body and inclusion proof of every entry about these subjects, in the log of `size` entries."""
+
+        def query(tx: Tx) -> list[tuple[int, bytes, list[bytes]]]:
+            tree, found = Tree(_Tiles(tx), _head(tx).built), []
+            for start in range(0, len(subjects), 500):
+                where = (log_entries.c.subject.in_(subjects[start : start + 500]), log_entries.c.n < size)
+                found += [(r.n, bytes(r.body)) for r in tx.rows(select(log_entries.c.n, log_entries.c.body).where(*where))]
+            return [(n, body, tree.inclusion(n, size)) for n, body in sorted(found)]
+
+        return self.store.read(query)
+
     def _build(self, tx: Tx) -> None:
         tx.execute(update(log_head).values(size=log_head.c.size))  # takes the lock that `record` takes
         head = _head(tx)

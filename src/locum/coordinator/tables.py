@@ -195,3 +195,45 @@ models = Table(
     Column("created", Float, nullable=False),
     Index("ix_models_id", "id"),
 )
+
+lines = Table(  # named models. state: SHA-256 over all decisions; current: the version in use
+    "lines",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("owner", String(64), ForeignKey("parties.name"), nullable=False),
+    Column("state", String(64), nullable=False),
+    Column("current", Integer),
+    Column("created", Float, nullable=False),
+)
+
+line_decisions = Table(  # what was signed, in order; body: federation.lines
+    "line_decisions",
+    metadata,
+    Column("line", String(64), ForeignKey("lines.name"), primary_key=True),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("by", String(64), ForeignKey("parties.name"), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("envelope", Text, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+versions = Table(  # basis: the version whose study was approved, and this one's envelope; previous: what it took the place of
+    "versions",
+    metadata,
+    Column("line", String(64), ForeignKey("lines.name"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("run", String(32), ForeignKey("runs.id"), nullable=False, index=True),
+    Column("model", String(64), nullable=False),
+    Column("study", String(64), ForeignKey("studies.digest"), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("basis", Integer, nullable=False),
+    Column("previous", Integer),
+    Column("requester", String(64), ForeignKey("parties.name"), nullable=False),
+    Column("requester_key", String(64), nullable=False),
+    Column("requested", Float, nullable=False),
+    Column("approver", String(64), ForeignKey("parties.name")),
+    Column("decided", Float),
+    Column("verdict", Text, nullable=False),
+    Column("audit", Text, nullable=False),
+)

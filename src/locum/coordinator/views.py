@@ -11,7 +11,7 @@ from locum.coordinator.parties import Party
 from locum.coordinator.rosters import obstacle
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.studies import approvals, parse_study
-from locum.coordinator.tables import decisions, messages, models, parties, rounds, runs, studies
+from locum.coordinator.tables import decisions, messages, models, parties, rounds, runs, studies, versions
 from locum.errors import NotFound
 from locum.federation.identity import PublicKey
 from locum.federation.round import VECTORS
@@ -92,7 +92,9 @@ def _sees_study(party: Party) -> ColumnElement[bool]:
 
 
 def _sees_run(party: Party) -> ColumnElement[bool]:
-    """An investigator: runs of its studies. A site: runs of studies that it approves, or that it has answered."""
+    """An investigator: runs of its studies. A site: runs of studies that it approves, or that it has answered. An approver: all."""
+    if party.role == "approver":
+        return runs.c.id.is_not(None)
     if party.role == "investigator":
         return studies.c.requester == party.name
     approves = exists().where(decisions.c.study == runs.c.study, decisions.c.site == party.name, decisions.c.kind == "approval")
@@ -113,8 +115,10 @@ def _seen_run(tx: Tx, party: Party, run: str) -> Any:
 
 
 def _models(party: Party) -> Any:
+    """Those of the runs that the party sees, and for everybody the current version of every line."""
     joined = models.join(runs, runs.c.id == models.c.run).join(studies, studies.c.digest == models.c.study)
-    return select(models, studies.c.manifest).select_from(joined).where(_sees_run(party))
+    current = exists().where(versions.c.run == models.c.run, versions.c.status == "current")
+    return select(models, studies.c.manifest).select_from(joined).where(or_(_sees_run(party), current))
 
 
 def _study(tx: Tx, row: Any, party: Party) -> StudyView:
@@ -178,7 +182,7 @@ def _round(row: Any, answers: list[Any], manifest: str, party: Party) -> RoundVi
         closed=row.closed,
         asked=len(assignment.roster),
         answered=sum(a.kind == "decline" or a.phase in VECTORS for a in answers),
-        declined={a.sender: a.code for a in answers if a.kind == "decline" and (party.role == "investigator" or a.sender == party.name)},
+        declined={a.sender: a.code for a in answers if a.kind == "decline" and (party.role != "site" or a.sender == party.name)},
         bytes_in=sum(a.size for a in answers),
         bytes_out=assignment.state_bytes * len(assignment.roster),
         phase=row.phase,

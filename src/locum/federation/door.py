@@ -1,11 +1,12 @@
 """The door: the only way out of a site. A security officer audits this file.
 
-    policy -> budget -> (rows are read, sampled, clipped) -> noise -> encode -> mask -> sign -> log
+    policy -> budget -> (rows are read, sampled, clipped) -> noise -> encode -> mask -> policy again -> sign -> log
 
 Budget and noise are in force unless the study says that its sums are exact, which this site then has accepted as such. Every task's
 answer, of every kind, passes `Door.release`; the messages of the masking protocol, which hold no number that
 was computed from rows, pass `Door.message`; nothing else in Locum sends anything. A refusal raises `ReleaseDeclined` with a
-code from `DECLINES`, and only that code travels.
+code from `DECLINES`, and only that code travels. Of these codes, `policy`, `expired` (the approval or the study is over) and `changed`
+(the program is another than the one approved, and the site's rules ask for a new approval) come from the site's own rules.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -36,9 +37,16 @@ from locum.study.document import Document
 from locum.study.manifest import Study, Terms
 from locum.study.vector import Array, Contribution, Layout
 
+if TYPE_CHECKING:
+    from locum.governance.policy import Action, Ruling
+
 MOST_COHORTS = 2
 """Different cohorts over which the same numbers may be summed: of two sums the difference is one over at least the minimum;
 with more, combinations could single a site out."""
+
+
+Rules = Callable[["Action", str], "Ruling"]
+"""A site's own rules: what they say now of an action and a study's digest. Raises `LocumError` where they cannot be relied on."""
 
 
 class SitePolicy(Document):
@@ -120,14 +128,27 @@ class Release:
 
 
 class Door:
-    """One site's door. entropy: of samples and noise; it is the system's unless a simulation wants to be repeatable."""
+    """One site's door. entropy: of samples and noise; it is the system's unless a simulation wants to be repeatable. rules: beside `policy`;
+    a simulation has none.
+    """
 
-    def __init__(self, site: str, policy: SitePolicy, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
-        self.site, self.policy, self._entropy = site, policy, entropy
+    def __init__(self, site: str, policy: SitePolicy, *, entropy: Callable[[int], bytes] = os.urandom, rules: Rules | None = None) -> None:
+        self.site, self.policy, self._entropy, self._rules = site, policy, entropy, rules
 
     def minimum(self, terms: Terms) -> int:
         """The smallest cohort that one sum may be over here."""
         return max(self.policy.min_cohort, terms.min_cohort)
+
+    def permit(self, action: Action, study: str) -> None:
+        """What the site's own rules say now: 'round' before rows are read, 'release' before anything leaves. Raises `ReleaseDeclined`."""
+        if self._rules is None:
+            return
+        try:
+            ruling = self._rules(action, study)
+        except LocumError as error:
+            raise ReleaseDeclined("policy", error.what, why=error.why, fix=error.fix) from error
+        if not ruling.allowed:
+            raise ReleaseDeclined(ruling.code, " ".join(ruling.refusals), fix=f"see locum site policy test {study[:12]}, or approve the study again")
 
     def admit(self, assignment: Assignment, terms: Terms) -> None:
         """Before any row is read: may this round run here at all? Raises `ReleaseDeclined`."""
@@ -206,6 +227,7 @@ class Door:
 
         Raises `ReleaseDeclined`; a vector of a masked study does not leave without masks.
         """
+        self.permit("release", assignment.study)
         if (protected.encoding is None) != (covered is None) or (terms.aggregation == "masked") != (covered is not None):
             raise ReleaseDeclined("internal", "The vector and its protection do not belong together.")
         vector, phase = protected.vector, "release"
@@ -225,7 +247,8 @@ class Door:
     def unmask(
         self, body: bytes, assignment: Assignment, terms: Terms, cohort: int, *, step: str, recipient: str, identity: Identity, log: ReleaseLog, context: bytes
     ) -> str:
-        """Sign and log the shares by which the sum over `cohort` sites can be read; returns the envelope."""
+        """Sign and log the shares by which the sum over `cohort` sites can be read; returns the envelope. Raises `ReleaseDeclined`."""
+        self.permit("release", assignment.study)
         digest = hashlib.sha256(body).hexdigest()
         envelope = self._sign("unmask", digest, assignment, identity, context=context.hex())
         purpose = "shares by which the sum can be read"

@@ -20,7 +20,9 @@ MAX_ENVELOPE_CHARS = 8192
 CLOCK_TOLERANCE_S = 300.0
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-Kind = Literal["study", "approval", "denial", "assignment", "notice", "release", "decline", "ledger"]
+Kind = Literal[
+    "study", "approval", "denial", "assignment", "notice", "release", "decline", "ledger", "proposal", "promotion", "rollback", "withdrawal"
+]  # fmt: skip
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -22,7 +22,7 @@ from locum.federation.wire import Assignment
 
 DECLINES = (
     "no_rows", "too_few_rows", "too_small_cohort", "data", "task", "policy", "budget", "not_approved", "storage", "internal",
-    "roster", "session", "masking", "differencing", "log",
+    "roster", "session", "masking", "differencing", "log", "expired", "changed",
 )  # fmt: skip
 """Why a site may decline. A code, never free text: nothing about a patient can leave in it."""
 

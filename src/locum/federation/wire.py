@@ -29,7 +29,7 @@ NOTICE_BYTES = 16 << 10
 
 MAX_JSON_BYTES = 1 << 20
 LONG_POLL_S = 25.0
-Role = Literal["site", "investigator"]
+Role = Literal["site", "investigator", "approver"]
 
 
 class Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

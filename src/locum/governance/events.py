@@ -41,6 +41,8 @@ class Event(StrEnum):
     ROUND_COMBINED = "coordinator:round:combined"
     ROUND_FAILED = "coordinator:round:failed"
     MODEL_MADE = "coordinator:model:made"
+    MODEL_PROPOSED = "investigator:model:proposed"
+    MODEL_WITHDRAWN = "party:model:withdrawn"
     MODEL_PROMOTED = "approver:model:promoted"
     MODEL_BLOCKED = "coordinator:model:blocked"
     MODEL_ROLLED_BACK = "approver:model:rolled-back"

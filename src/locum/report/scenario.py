@@ -35,12 +35,12 @@ def scenario_page(
         .get_template("scenario.html")
         .render(
             scenario={"name": "", "mode": "", **scenario},
-            lines=[_line(x) for x in outcome["lines"]],
+            measures=by_measure(outcome["lines"]),
             referenced=any(x.get("reference") is not None for x in outcome["lines"]),
             notes=list(outcome.get("notes", ())),
             figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - made by locum.report.plots, which escapes what it is given
             protection=list(protection),
-            costs=[_cost(c) for c in costs],
+            costs=[cost_row(c) for c in costs],
             studies=dict(studies or {}),
             files=dict(files or {}),
             machine=machine,
@@ -49,38 +49,52 @@ def scenario_page(
     )
 
 
-def figure(value: float | None) -> str:
-    """A number in a table; '-' for None."""
+def by_measure(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[dict[str, str]]]]:
+    """Lines as text, gathered by measure in the order in which measures first appear; the figures of one measure have the same decimals."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for x in lines:
+        groups.setdefault(str(x["metric"]), []).append(x)
+    return [(metric, [_line(x, _decimals(of)) for x in of]) for metric, of in groups.items()]
+
+
+def figure(value: float | None, decimals: int | None = 4) -> str:
+    """A number in a table; '-' for None. decimals: None for a whole number; what they would round to nothing is written with its power of ten."""
     if value is None:
         return "-"
-    if float(value).is_integer() and abs(value) < 1e9:
+    if decimals is None:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) < 1e-3 else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4f}"
+    return f"{value:.1e}" if value and abs(value) < 10.0**-decimals else f"{value:,.{decimals}f}"
 
 
-def _line(x: Mapping[str, Any]) -> dict[str, str]:
+def _decimals(lines: Sequence[Mapping[str, Any]]) -> int | None:
+    """Of the figures of one measure: four up to 1, three up to 10, two up to 1,000; none for counts."""
+    values = [float(v) for x in lines for v in (x.get("value"), x.get("reference"), *(x.get("ci95") or ())) if v is not None]
+    whole = bool(values) and all(v.is_integer() for v in values)
+    if whole and (max(values) > 1 or not any(x.get("ci95") for x in lines)):
+        return None
+    largest = max((abs(v) for v in values), default=0.0)
+    return 4 if largest <= 1 else 3 if largest < 10 else 2 if largest < 1000 else None
+
+
+def _line(x: Mapping[str, Any], decimals: int | None) -> dict[str, str]:
     ends = x.get("ci95")
     return {
         "who": str(x["who"]),
-        "metric": str(x["metric"]),
-        "value": figure(x["value"]),
-        "interval": _interval(ends) if ends else "",
-        "reference": "" if x.get("reference") is None else figure(x["reference"]),
+        "value": figure(x["value"], decimals),
+        "interval": f"{figure(ends[0], decimals)} to {figure(ends[1], decimals)}" if ends else "",
+        "reference": "" if x.get("reference") is None else f"{x['reference']:.6g}",
         "note": str(x.get("note", "")),
     }
 
 
-def _interval(ends: Sequence[float]) -> str:
-    if any(not float(v).is_integer() for v in ends) and all(abs(v) < 1e4 for v in ends) and any(abs(v) >= 1e-3 for v in ends):
-        return f"{ends[0]:.4f} to {ends[1]:.4f}"  # 0 and 1 with the same decimals as the other end
-    return f"{figure(ends[0])} to {figure(ends[1])}"
-
-
-def _cost(c: Mapping[str, Any]) -> dict[str, str]:
-    eps, delta, sent, same = (c.get(k) for k in ("eps", "delta", "sent_per_site", "same_model"))
+def cost_row(c: Mapping[str, Any]) -> dict[str, str]:
+    """What one mode costs, as text; '-' where it does not apply."""
+    eps, delta, sent, same, value = (c.get(k) for k in ("eps", "delta", "sent_per_site", "same_model", "value"))
+    decimals = _decimals([{"value": value}])
     return {
         "mode": str(c["mode"]),
-        "federated": f"{c.get('metric', '')} {figure(c.get('value'))}".strip(),
+        "metric": str(c.get("metric", "")),
+        "value": figure(value, decimals),
         "difference": "-" if c.get("difference") is None else f"{c['difference']:+.4f}",
         "eps": "-" if eps is None else f"{eps:g}" + (f", {delta:g}" if delta else ""),
         "rounds": "-" if c.get("rounds") is None else f"{c['rounds']:,}",

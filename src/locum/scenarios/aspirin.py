@@ -254,6 +254,7 @@ SCENARIO = Scenario(
     question="By how much does aspirin, begun within 48 hours, change the risk of being dead or dependent six months after an ischaemic stroke?",
     data=("ist",),
     studies=("aspirin", "aspirin-countries", "aspirin-private"),
+    needs=("statsmodels",),
     answer=answer,
     modes=("clear", "masked", "private", "network"),
 )

@@ -52,7 +52,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Scenario:
-    """data: names of the registry. studies: the study files that it ships. without: mode -> why it is not offered."""
+    """data: names of the registry. studies: the study files that it ships. without: mode -> why it is not offered. needs: modules of the extra
+    'scenarios' without which it has no answer."""
 
     name: str
     title: str
@@ -62,6 +63,7 @@ class Scenario:
     answer: Callable[[Lab], Outcome]
     modes: tuple[Mode, ...] = ("clear", "masked", "network")
     without: Mapping[Mode, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
     def reason(self, mode: Mode) -> str:
         """Why the mode is not offered; '' if it is."""

@@ -170,6 +170,7 @@ SCENARIO = Scenario(
     question="Which features relate to survival, and how well do six regions together rank patients whom the model has not seen?",
     data=("tcga_brca",),
     studies=("breast-cancer",),
+    needs=("lifelines",),
     answer=answer,
     without={"private": "a Cox model has no form with noise: one patient changes the risk sets of all others"},
 )

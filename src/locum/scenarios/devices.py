@@ -47,6 +47,26 @@ def federated(study: Study, state: State, step: str = "model") -> Fitted:
     return Fitted(task, state, task)
 
 
+def trained_on_all(study: Study, name: str) -> Study:
+    """The study that trains on all rows of every device that takes part, without its evaluation: the people tested on do not take part.
+
+    Over the network no other study of devices can be completed: a device is one patient, so with a split into parts those of the other part
+    would have no rows and decline each step, and a masked round needs more than two thirds of the sites that are asked.
+    """
+    value = study.model_dump(by_alias=True)
+    plan: list[dict[str, Any]] = [{**step, "part": "all"} if "part" in step else step for step in value["plan"] if step["task"] != "evaluate_categories"]
+    return Study.parse({**value, "name": name, "plan": plan})
+
+
+def evaluated(study: Study, state: State, devices: Mapping[str, Rows], step: str = "evaluation") -> dict[str, Any]:
+    """What the study's own evaluation says of a model that a study of other devices has fitted, from the same sums over these devices."""
+    task = build_plan(study)[[s.name for s in study.plan].index(step)]
+    layout = task.layout(state)
+    made = [task.visit(state, prepared(task, state, rows), {}, np.random.default_rng(0)).vector for rows in devices.values()]
+    total = {f.name: np.sum([v[f.name] for v in made], axis=0) for f in layout.fields}
+    return task.result(task.combine(state, Total(total, float(len(devices)), len(devices))))
+
+
 def own(study: Study, rows: Rows, ridge: float, step: str = "model") -> Fitted | None:
     """What a device could fit alone: features, scaling and model from its own rows; None with fewer than two categories, or a constant feature.
 

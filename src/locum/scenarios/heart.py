@@ -239,6 +239,7 @@ SCENARIO = Scenario(
     question="Do four hospitals predict heart disease better together, although they differ, and although one of them never measured cholesterol?",
     data=(DATA,),
     studies=("heart", "heart-private"),
+    needs=("sklearn",),
     answer=answer,
     modes=("clear", "masked", "private", "network"),
 )

@@ -22,7 +22,7 @@ from locum.study import Study
 
 DATA, PARTITION = "digits", "dirichlet:alpha=0.5,sites=8,label=digit"
 STRATEGIES: dict[str, Any] = {"FedAvg": "fedavg", "FedProx": {"kind": "fedprox", "mu": 0.1}}
-"""Beside the study's own, FedAdam. Nothing but the strategy differs; mu is not tuned."""
+"""Beside the study's own, FedAdam. Nothing but the strategy differs; each one's setting was chosen on training images: see `imaging_choice`."""
 QUICK, DICOM_SITES = 4, 2
 Ints = NDArray[np.int64]
 
@@ -196,6 +196,7 @@ SCENARIO = Scenario(
     question="How well does a network see what an image shows, when each site has mostly a few of the kinds?",
     data=(DATA,),
     studies=("imaging", "imaging-ultrasound"),
+    needs=("torch", "pydicom"),
     answer=answer,
     modes=("clear", "masked", "network"),
     without={"private": "networks have no form with patient-level noise yet; tasks 'sgd' and 'fedavg' have one for small models"},

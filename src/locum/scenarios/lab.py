@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,11 @@ class Lab:
         """The sites of a registered data set under the study's contract."""
         return registry.load(dataset, study.data, by=by, partition=partition, progress=None, **options)
 
-    def run(self, study: Study, dataset: str, *, by: str | None = None, partition: str | None = None, **options: str) -> Ran:
-        """Run a study over a registered data set: in this process or, in mode 'network', over processes of their own."""
+    def run(self, study: Study, dataset: str, *, by: str | None = None, partition: str | None = None, of: Collection[str] | None = None, **options: str) -> Ran:
+        """Run a study over a registered data set: in this process or, in mode 'network', over processes of their own. of: the sites that take part,
+        where not all do."""
         sites = self.rows(study, dataset, by=by, partition=partition, **options)
+        sites = sites if of is None else {name: rows for name, rows in sites.items() if name in of}
         if self.mode != "network":
             return self.simulate(study, sites)
         return self._network(study, sites, dataset, by, partition, options)
@@ -90,9 +92,9 @@ class Lab:
 
         chosen = sorted(sorted(sites, key=lambda name: -len(sites[name]))[:PROCESSES])
         sites = {name: sites[name] for name in chosen}
-        if study.terms.min_cohort > len(sites):
-            terms = study.terms.model_dump() | {"min_cohort": len(sites), "start_when": None, "quorum": None}
-            study = Study.parse({**study.model_dump(by_alias=True), "terms": terms})
+        # It starts when all have accepted: else the first rounds would be over those that did so first, and no model could be compared.
+        terms = study.terms.model_dump() | {"min_cohort": min(study.terms.min_cohort, len(sites)), "start_when": len(sites), "quorum": None}
+        study = Study.parse({**study.model_dump(by_alias=True), "terms": terms})
         with tempfile.TemporaryDirectory(prefix="locum-scenario-") as folder:
             files = registry.export(dataset, Path(folder) / "data", by=by, partition=partition, progress=None, **options)
             mapping = Path(folder) / "data" / "mapping.toml"

@@ -89,6 +89,7 @@ SCENARIO = Scenario(
     question="How do performance scores, age, sex and weight loss relate to survival?",
     data=("lung",),
     studies=("lung",),
+    needs=("lifelines",),
     answer=answer,
     without={"private": "a Cox model has no form with noise, and 227 patients are too few to hide one"},
 )

@@ -246,6 +246,7 @@ SCENARIO = Scenario(
     question="What can be said of the survival of patients whom most hospitals see once?",
     data=("ist",),
     studies=("rare-disease", "rare-disease-private"),
+    needs=("statsmodels",),
     answer=answer,
     modes=("clear", "masked", "private", "network"),
 )

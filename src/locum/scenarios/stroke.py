@@ -295,6 +295,7 @@ SCENARIO = Scenario(
     question="How well can death or dependency at six months be predicted at admission, and would the model hold in a country that had no part in it?",
     data=("ist",),
     studies=("stroke", "stroke-private", "stroke-trees"),
+    needs=("statsmodels", "lightgbm"),
     answer=answer,
     modes=("clear", "masked", "private", "network"),
 )

@@ -272,6 +272,7 @@ SCENARIO = Scenario(
     question="Should a hospital use the federated model as it is, adapt it, or trust its own; and how often should the model be updated?",
     data=("ist",),
     studies=("stroke-personal",),
+    needs=("sklearn",),
     answer=answer,
     without={"private": "what a hospital fits for itself has no bound that noise could be set by; the federated model alone has a private form, see 'stroke'"},
 )

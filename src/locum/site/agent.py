@@ -1,7 +1,7 @@
 """The site's process: it asks for work, decides whether the work may run here, and lets out what the door lets out.
 
 poll -> is it signed by the pinned key? -> was this round answered already? then the same bytes again
-     -> is the study approved here, by digest? -> does the door admit the round? -> only now are rows read
+     -> is the study approved here, by digest? -> do the door and the site's own rules admit the round? -> only now are rows read
      -> visit -> door -> durable answer -> send -> acknowledged
 
 A masked round asks several times (phases); each is answered in the same way, and the vector itself only in one of them.
@@ -27,7 +27,7 @@ from locum.client import Api
 from locum.client.connection import CHUNK
 from locum.errors import Conflict, EnvelopeError, LocumError, TaskError, Unavailable
 from locum.federation.budget import budget_of
-from locum.federation.door import Door, Protected, Release, ReleaseDeclined, SitePolicy
+from locum.federation.door import Door, Protected, Release, ReleaseDeclined, Rules, SitePolicy
 from locum.federation.identity import PublicKey
 from locum.federation.round import VECTORS
 from locum.federation.state import decode_state, encode_state
@@ -78,6 +78,7 @@ class Agent:
         log: FilteringBoundLogger,
         *,
         policy: SitePolicy | None = None,
+        rules: Rules | None = None,
         ledgers: LedgerSource | None = None,
         consortium: PublicKey | None = None,
         witness: Witness | None = None,
@@ -85,13 +86,14 @@ class Agent:
     ) -> None:
         """coordinator: the key pinned at enrolment. rows: where a study's rows come from, commonly `SiteRows(store, key)`.
 
+        rules: the site's own beside `policy`, commonly `SiteRules(store, name)`.
         ledgers: by which private studies are paid for, commonly `SiteLedgers(store, name)`.
         consortium: the key that signs the roster; without it this site takes part in no masked round. witness: what cosigns the log.
         """
         self.store, self.api, self.coordinator, self.rows, self.log, self.poll_s = store, api, coordinator, rows, log, poll_s
         self.identity = api.connection.identity
         self.ledgers = ledgers or no_ledgers
-        self.door = Door(api.connection.name, policy or SitePolicy())
+        self.door = Door(api.connection.name, policy or SitePolicy(), rules=rules)
         self.consortium, self.witness = consortium, witness
         self._news = asyncio.Event()
         self._keys: tuple[str, dict[str, PublicKey]] = ("", {})
@@ -303,6 +305,7 @@ class Agent:
                 raise ReleaseDeclined("log", "The coordinator's log has shown two histories.", fix="locum site log: compare both with other sites")
             study, task = approved_task(request, self.store.study(a.study))
             self.door.admit(a, study.terms)
+            self.door.permit("round", a.study)
             if a.session:
                 return await self._masked(request, study, task, log)
             async with self._visits:

@@ -2,6 +2,7 @@
 
 key.pem, membership.json   see `locum.client.membership`
 site.toml                  the site's own policy; the stricter of it and a study's terms holds
+policy.cedar               its rules, where it has any of its own; see `locum.site.policy`
 site.db, outbox, incoming  see `locum.site.store`
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from pydantic import Field
 
 from locum.client import A_WHILE, Membership, Patience, join
 from locum.client.membership import KEY
@@ -18,6 +20,7 @@ from locum.data.sources import open_source
 from locum.errors import LocumError, ManifestError
 from locum.federation.door import SitePolicy
 from locum.federation.identity import Identity
+from locum.governance.policy.duo import Permissions
 from locum.site.ledgers import LedgerTerms
 from locum.site.store import DataSet, LogLine, Store
 from locum.site.tables import same_table
@@ -36,14 +39,20 @@ exact = "{exact}"       # sums without noise: "ask" wants `approve --exact`, "ne
 eps = {eps}
 delta = {delta}
 filter = "{filter}"          # "rdp" can also count random samples of patients
+
+# What a data set's consent allows, in the terms of DUO (docs/governance.md). Rules beyond that: locum site policy show
+# [data.default]
+# use = "HMB"
+# modifiers = ["IRB", "NPU", "GS:CH,DE"]
 """
 
 
 class SiteConfig(Document):
-    """The content of site.toml."""
+    """The content of site.toml. data: the DUO terms of data sets, by name."""
 
     policy: SitePolicy = SitePolicy()
     privacy: LedgerTerms = LedgerTerms()
+    data: dict[str, Permissions] = Field(default_factory=dict)
 
 
 class AddedData(msgspec.Struct, frozen=True):

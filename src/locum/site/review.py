@@ -6,6 +6,7 @@ import asyncio
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from locum.federation.budget import budget_of
 from locum.federation.identity import PublicKey
 from locum.federation.summation import wire_layout
 from locum.federation.witness import LedgerHead
+from locum.governance.code import code_digest
+from locum.governance.policy import Approval
 from locum.privacy.accountant import largest_delta
 from locum.site.cost import Cost, cost_of
 from locum.site.folder import SiteConfig, load_config, load_identity, open_store
 from locum.site.inbox import open_study
 from locum.site.ledgers import SiteLedgers
+from locum.site.policy import SiteRules, look
 from locum.site.statement import stated_heads
 from locum.site.store import Decision, KnownStudy, Store
 from locum.site.tables import judged
@@ -55,7 +59,7 @@ class Review:
     """A study as this site sees it. problems: why it cannot be approved here; empty if it can.
 
     exact: whether sums leave without noise; cost: if not, what the data set's ledger says.
-    report: what the data check says of this site's own rows; it stays here.
+    rules: what the site's own rules say. report: what the data check says of this site's own rows; it stays here.
     """
 
     digest: str
@@ -75,6 +79,7 @@ class Review:
     exact: bool
     cost: Cost | None
     data: str
+    rules: str
     report: Report | None
     problems: tuple[str, ...]
     decision: Decision
@@ -85,7 +90,14 @@ class Review:
 
     def text(self) -> str:
         """The same in plain words."""
-        parts = [_head(self), *(_step(i, s) for i, s in enumerate(self.steps, 1)), _terms(self), _data(self), _lines("What is not allowed", NOT_ALLOWED)]
+        parts = [
+            _head(self),
+            *(_step(i, s) for i, s in enumerate(self.steps, 1)),
+            _terms(self),
+            _data(self),
+            _lines("This site's policy", (self.rules,)),
+            _lines("What is not allowed", NOT_ALLOWED),
+        ]
         if self.problems:
             parts.append(_lines("Why this site cannot approve it", self.problems))
         parts.append(f"Decision here: {self.decision or 'none yet, so nothing runs'}.")
@@ -128,16 +140,19 @@ def review(folder: Path, digest: str, *, data: str | None = None, patience: Pati
         return _look_up(folder, store, known, data)
 
 
-def decide(folder: Path, digest: str, *, approve: bool, data: str | None = None, exact: bool = False, patience: Patience = A_WHILE) -> bool:
+def decide(
+    folder: Path, digest: str, *, approve: bool, data: str | None = None, exact: bool = False, until: date | None = None, patience: Patience = A_WHILE
+) -> bool:
     """Approve or deny a study by its digest; whether the coordinator has been told (else the agent tells it later).
 
     exact: that sums without noise may leave, which a study without differential privacy needs said. Approving a private study sets its
-    cost aside in the data set's ledger, which the first one opens.
+    cost aside in the data set's ledger, which the first one opens. until: the last day on which the approval counts. What exactly was
+    approved is kept beside the decision: the digests of the study, of the policy and of the program.
     Raises `Refused` for an approval that the study, the site's policy, its ledger or its data do not allow.
     """
     with open_store(folder) as store:
         known, _ = find(folder, store, digest, patience)
-        chosen = known.data
+        chosen, approved, patients = known.data, "", 0
         if approve:
             seen = _look_up(folder, store, known, data)
             if seen.problems:
@@ -150,8 +165,9 @@ def decide(folder: Path, digest: str, *, approve: bool, data: str | None = None,
                     fix="approve it with --exact if that is accepted, or ask the investigator for eps and delta",
                 )
             chosen = seen.data
+            approved, patients = _approval(folder, store, known, chosen, until), seen.report.patients if seen.report else 0
             _set_aside(folder, store, known, chosen)
-        store.decide(known.view.digest, approve=approve, data=chosen)
+        store.decide(known.view.digest, approve=approve, data=chosen, approval=approved, patients=patients)
         try:
             asyncio.run(_tell(folder, known.view.digest, approve, patience))
         except Unavailable:
@@ -217,6 +233,14 @@ def _set_aside(folder: Path, store: Store, known: KnownStudy, data: str) -> None
         ledger.reserve(study.digest, budget.priced, study.terms.privacy.spare, requester=known.view.requester)
 
 
+def _approval(folder: Path, store: Store, known: KnownStudy, data: str, until: date | None) -> str:
+    """What is approved, as it is kept. Raises `Refused`."""
+    if until and until < datetime.fromtimestamp(store.clock(), UTC).astimezone().date():
+        raise Refused(f"{until} is over.", fix="give a last day that is still to come, or none")
+    policy = SiteRules(store, Membership.load(folder).name).in_force().policy
+    return Approval(known.view.digest, policy.digest, code_digest(), data, until).encode()
+
+
 def _review(
     store: Store, known: KnownStudy, config: SiteConfig, data: str | None, site: str, key: PublicKey, heads: Mapping[str, LedgerHead], *, masks: bool
 ) -> Review:
@@ -250,6 +274,8 @@ def _review(
             )
     except LocumError as error:
         problems.append(str(error))
+    rules = look(store, site, known, name, report.patients if report else 0)
+    problems += rules.problems
     return Review(
         digest=view.digest,
         name=study.name,
@@ -268,6 +294,7 @@ def _review(
         exact=not study.terms.privacy.on,
         cost=cost,
         data=name,
+        rules=rules.line,
         report=report,
         problems=tuple(problems),
         decision=known.decision,

@@ -14,11 +14,13 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from locum.client import FOR_EVER, Api, Membership, Patience
+from locum.errors import LocumError
 from locum.federation.wire import LONG_POLL_S
 from locum.site.agent import Agent
 from locum.site.folder import load_config, load_identity
 from locum.site.ledgers import SiteLedgers
-from locum.site.logs import open_log
+from locum.site.logs import open_log, reason
+from locum.site.policy import SiteRules
 from locum.site.rows import RowSource, SiteRows
 from locum.site.store import Store
 from locum.site.witness import Witness
@@ -51,7 +53,19 @@ async def open_agent(
             keys = {"coordinator": member.coordinator, "consortium": member.consortium}
             own = rows or SiteRows(store, identity.public, notice=notice)
             witness = Witness(store, api, identity, member.coordinator, api.connection.now)
-            yield Agent(store, api, rows=own, ledgers=SiteLedgers(store, member.name), log=log, policy=config.policy, witness=witness, poll_s=poll_s, **keys)  # type: ignore[arg-type]
+            rules = _rules(store, member.name, log)
+            own_part = {"rows": own, "ledgers": SiteLedgers(store, member.name), "policy": config.policy, "rules": rules, "witness": witness}
+            yield Agent(store, api, log=log, poll_s=poll_s, **own_part, **keys)  # type: ignore[arg-type]
+
+
+def _rules(store: Store, site: str, log: FilteringBoundLogger) -> SiteRules:
+    """The site's own rules. If they cannot be relied on, the agent serves and declines every round until they can."""
+    rules = SiteRules(store, site)
+    try:
+        rules.in_force()
+    except LocumError as error:
+        log.warning("the site's policy cannot be relied on: every round is declined", **reason(error))
+    return rules
 
 
 def serve(folder: Path, *, log_file: Path | None = None, patience: Patience = FOR_EVER, poll_s: float = LONG_POLL_S) -> None:

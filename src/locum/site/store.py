@@ -71,7 +71,14 @@ CREATE TABLE log_head (size INTEGER NOT NULL, checkpoint TEXT NOT NULL) STRICT;
 CREATE TABLE log_fork (
     n INTEGER PRIMARY KEY, time REAL NOT NULL, what TEXT NOT NULL, seen TEXT NOT NULL, shown TEXT NOT NULL, settled TEXT NOT NULL DEFAULT '') STRICT;
 """
-_MIGRATIONS = (_SCHEMA, _PHASES, _WAIVERS, _WITNESS)
+_POLICY = """
+ALTER TABLE study ADD COLUMN approval TEXT NOT NULL DEFAULT '';
+ALTER TABLE study ADD COLUMN patients INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE policy (n INTEGER PRIMARY KEY, time REAL NOT NULL, digest TEXT NOT NULL, text TEXT NOT NULL) STRICT;
+CREATE TRIGGER policy_is_not_edited BEFORE UPDATE ON policy BEGIN SELECT RAISE(ABORT, 'policies are append-only'); END;
+CREATE TRIGGER policy_is_not_erased BEFORE DELETE ON policy BEGIN SELECT RAISE(ABORT, 'policies are append-only'); END;
+"""
+_MIGRATIONS = (_SCHEMA, _PHASES, _WAIVERS, _WITNESS, _POLICY)
 _CHAIN = b"locum/release-log/1\0"
 
 Decision = Literal["", "approved", "denied"]
@@ -87,12 +94,17 @@ class DataSet(msgspec.Struct, frozen=True):
 
 
 class KnownStudy(msgspec.Struct, frozen=True):
-    """A study as it was when this site first saw it, and what this site said. data: the data set that it may read."""
+    """A study as it was when this site first saw it, and what this site said. data: the data set that it may read.
+
+    approval: what exactly was approved (`governance.policy.approval`), '' where nothing is. patients: counted then; they stay here.
+    """
 
     view: StudyView
     decision: Decision
     data: str
     told: bool
+    approval: str = ""
+    patients: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,11 +270,11 @@ class Store:
             db.execute("INSERT OR IGNORE INTO study (digest, view) VALUES (?, ?)", (view.digest, msgspec.json.encode(view)))
 
     def study(self, digest: str) -> KnownStudy | None:
-        rows = self._rows("SELECT view, decision, data, told FROM study WHERE digest = ?", digest)
+        rows = self._rows(f"SELECT {_KNOWN} FROM study WHERE digest = ?", digest)  # noqa: S608 - our own names
         return _study(rows[0]) if rows else None
 
     def studies(self) -> list[KnownStudy]:
-        return [_study(row) for row in self._rows("SELECT view, decision, data, told FROM study ORDER BY rowid")]
+        return [_study(row) for row in self._rows(f"SELECT {_KNOWN} FROM study ORDER BY rowid")]  # noqa: S608 - our own names
 
     def undecided(self) -> list[str]:
         """Digests of the studies that await this site's decision."""
@@ -272,11 +284,11 @@ class Store:
         """Decisions that the coordinator has not acknowledged."""
         return list(self._rows("SELECT digest, decision FROM study WHERE decision != '' AND told = 0 ORDER BY rowid"))
 
-    def decide(self, digest: str, *, approve: bool, data: str) -> None:
-        """Record this site's decision; the coordinator is still to be told. Raises `NotFound`."""
+    def decide(self, digest: str, *, approve: bool, data: str, approval: str = "", patients: int = 0) -> None:
+        """Record this site's decision, and what exactly was approved; the coordinator is still to be told. Raises `NotFound`."""
         with self._transaction() as db:
-            change = "UPDATE study SET decision = ?, data = ?, decided = ?, told = 0 WHERE digest = ?"
-            done = db.execute(change, ("approved" if approve else "denied", data, self.clock(), digest))
+            change = "UPDATE study SET decision = ?, data = ?, decided = ?, approval = ?, patients = ?, told = 0 WHERE digest = ?"
+            done = db.execute(change, ("approved" if approve else "denied", data, self.clock(), approval, patients, digest))
             if not done.rowcount:
                 raise NotFound("This site has not seen a study with that digest.", fix="list the studies that await a decision")
 
@@ -284,6 +296,18 @@ class Store:
         """The coordinator knows of this decision, unless another was made meanwhile."""
         with self._transaction() as db:
             db.execute("UPDATE study SET told = 1 WHERE digest = ? AND decision = ?", (digest, decision))
+
+    # --- the site's own rules ------------------------------------------------------------------------------------
+
+    def put_policy(self, digest: str, text: str) -> None:
+        """Keep what is in force from now on, unless it is already."""
+        with self._transaction() as db:
+            if db.execute("SELECT digest FROM policy ORDER BY n DESC LIMIT 1").fetchone() != (digest,):
+                db.execute("INSERT INTO policy (time, digest, text) VALUES (?, ?, ?)", (self.clock(), digest, text))
+
+    def policies(self) -> list[tuple[float, str, str]]:
+        """Since when, digest and text of all rules that were in force here, oldest first."""
+        return [tuple(row) for row in self._rows("SELECT time, digest, text FROM policy ORDER BY n")]
 
     # --- answers --------------------------------------------------------------------------------------------------
 
@@ -477,6 +501,7 @@ class Store:
         return previous
 
 
+_KNOWN = "view, decision, data, told, approval, patients"
 _COLUMNS = ("run", "seq", "turn", "phase", "study", "assignment", "state", "kind", "digest", "nbytes", "envelope", "request", "status")
 
 
@@ -485,7 +510,7 @@ def _answer(row: Any) -> Answer:
 
 
 def _study(row: Any) -> KnownStudy:
-    return KnownStudy(msgspec.json.decode(row[0], type=StudyView), row[1], row[2], bool(row[3]))
+    return KnownStudy(msgspec.json.decode(row[0], type=StudyView), row[1], row[2], bool(row[3]), row[4], row[5])
 
 
 def _head(db: sqlite3.Connection) -> tuple[int, str]:

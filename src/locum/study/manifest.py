@@ -221,9 +221,9 @@ class Study(Document):
         if twice:
             raise ValueError(f"two steps are called '{twice[0]}'; a step's name is unique")
         gate = self.governance.gate
-        for step in (gate.evaluation, gate.subgroups) if gate else ():
-            if step is not None and step not in names:
-                raise ValueError(f"the gate judges step '{step}', which the plan does not have")
+        problem = gate.problem({step.name: step.task for step in self.plan}) if gate else ""
+        if problem:
+            raise ValueError(problem)
         return self
 
     @classmethod

@@ -134,6 +134,10 @@ class Adapt(BaseTask[AdaptParams]):
         if not np.asarray(total[f"{self.metrics[0]}:weight"]).any():
             raise TaskError("No site has a test patient without missing values.", fix="use a larger test share, or impute in an earlier step")
         out = {f.name: np.asarray(total[f.name], float) for f in self.layout(state).fields}
+        if self.binary:  # a bin may hold one patient, so that the tables themselves stay here
+            tables = zip(out.pop("positive"), out.pop("negative"), strict=True)
+            found, curves = zip(*(report.summary(p, n, SPAN) for p, n in tables), strict=True)
+            out |= {"found": np.stack(found), "curves": np.stack(curves)}
         groups = report.merged(out["sites_by_size"], LEAST_SITES)
         begins = {group[-1]: float(group[0]) for group in groups}
         for name in ("sites_by_size", *(f"{m}:{what}" for m in self.metrics for what in ("sums", "weight"))):
@@ -168,7 +172,7 @@ class Adapt(BaseTask[AdaptParams]):
             "differences": differences,
             "by_size": self._by_size(state),
             "fell_back": fell,
-            "warnings": [*self._warnings(shrinkage), *report.verdicts(judged, main, reference)],
+            "warnings": [*self._few(state), *self._warnings(shrinkage), *report.verdicts(judged, main, reference)],
         }
 
     def personal(self, state: State, rows: Rows, memory: Memory, form: str) -> Floats:
@@ -293,9 +297,9 @@ class Adapt(BaseTask[AdaptParams]):
                     differences[f][m] = report.ratio(float(sums[j] - sums[0]), float(get["squares"][1, j]), float(get["cross"][1, j]), w, ww, sites)
         if self.binary:
             for j, f in enumerate(self.forms):
-                positive, negative = self.own(state, "positive")[j], self.own(state, "negative")[j]
-                values[f]["auc"] = report.discrimination(positive, negative)
-                values[f]["calibration"] = report.calibration(positive, negative, float(self.own(state, "expected")[j]), SPAN)
+                found, curve, expected = (self.own(state, k)[j] for k in ("found", "curves", "expected"))
+                values[f]["auc"] = report.discrimination(found)
+                values[f]["calibration"] = report.calibration(found, curve, float(self.own(state, "outcome")), float(expected))
         return values, differences
 
     def _by_size(self, state: State) -> list[dict[str, Any]]:
@@ -314,6 +318,10 @@ class Adapt(BaseTask[AdaptParams]):
         grid: list[float | None] = [*self.params.precisions, None]
         losses = (-held / n).tolist() if n else [None] * len(grid)
         return {"precision": grid[k], "grid": grid, "held_out_loss": losses, "held_out_patients": int(n), "intercept_share": self.params.intercept_share}
+
+    def _few(self, state: State) -> list[str]:
+        sites = int(self.own(state, f"{self.metrics[0]}:sites"))
+        return [f"Only {sites} of the sites have test patients: these figures are theirs, and nobody else's."] if sites < LEAST_SITES else []
 
     def _warnings(self, shrinkage: dict[str, Any]) -> list[str]:
         out = []

@@ -1,8 +1,10 @@
 """From the sums of `adapt` to estimates with intervals between sites.
 
-A metric is a ratio R = sum_s d_s / sum_s w_s over the S sites with weight, so by linearisation (Cochran, 1977, Sampling Techniques, section 6.4)
-    var R = S / (S - 1) * sum_s (d_s - R w_s)^2 / (sum_s w_s)^2,
-where the sum of squares is sum d^2 - 2 R sum d w + R^2 sum w^2: three sums. Intervals use Student's t with S - 1 degrees of freedom.
+A metric is a ratio R = sum_s d_s / sum_s w_s over sites, so by linearisation (Cochran, 1977, Sampling Techniques, section 6.4)
+    var R = E / (E - 1) * sum_s (d_s - R w_s)^2 / (sum_s w_s)^2,      E = (sum_s w_s)^2 / sum_s w_s^2,
+where the sum of squares is sum d^2 - 2 R sum d w + R^2 sum w^2: three sums. E is the effective number of sites (Kish, 1965, Survey Sampling,
+section 11.2): their number S where all weigh the same, and less where few are large. With S in its place and S - 1 degrees of freedom, nominal
+95 % intervals over ten hospitals drawn from the stroke trial held in 90 % of simulations; with E and Student's t of E - 1 they held in 96 %.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from numpy.typing import NDArray
 from locum.tasks.adapt_forms import penalised
 from locum.tasks.concordance import auc_table
 from locum.tasks.glm import expit
+from locum.tasks.score_groups import GROUPS, described, groups
 from locum.tasks.tails import student_95
 
 Floats = NDArray[np.float64]
-GROUPS = 10
-"""Points of the calibration curve, of about equally many patients."""
+LEAST_EFFECTIVE = 1.5
+"""With fewer effective sites one of them is nearly everything, and says nothing of what lies between sites: there is no interval."""
 
 
 def ratio(d: float, dd: float, dw: float, w: float, ww: float, sites: float) -> dict[str, Any]:
@@ -28,10 +31,11 @@ def ratio(d: float, dd: float, dw: float, w: float, ww: float, sites: float) -> 
     if w <= 0.0:
         return {"value": None, "se": None, "ci95": None}
     r = d / w
-    if sites < 2:
+    effective = min(sites, w * w / ww) if ww > 0.0 else sites
+    if sites < 2 or effective < LEAST_EFFECTIVE:
         return {"value": r, "se": None, "ci95": None}
-    se = math.sqrt(max(0.0, dd - 2.0 * r * dw + r * r * ww) * sites / (sites - 1.0)) / w
-    half = student_95(sites - 1.0) * se
+    se = math.sqrt(max(0.0, dd - 2.0 * r * dw + r * r * ww) * effective / (effective - 1.0)) / w
+    half = student_95(effective - 1.0) * se
     return {"value": r, "se": se, "ci95": [r - half, r + half]}
 
 
@@ -60,26 +64,32 @@ def label(classes: list[int], cuts: tuple[int, ...]) -> str:
     return f"{low} or more" if classes[-1] == len(cuts) else f"{low}-{cuts[classes[-1]] - 1}"
 
 
-def discrimination(positive: Floats, negative: Floats) -> dict[str, Any]:
-    """The AUC over all pairs from score bins (B,), with DeLong's interval."""
-    if not positive.any() or not negative.any():
-        return {"value": None, "error_bound": None, "se": None, "ci95": None}
-    value, bound, se = auc_table(positive, negative)
-    return {"value": value, "error_bound": bound, "se": se, "ci95": None if se is None else [max(0.0, value - 1.959964 * se), min(1.0, value + 1.959964 * se)]}
-
-
-def calibration(positive: Floats, negative: Floats, expected: float, span: float) -> dict[str, Any]:
-    """Observed over expected, the calibration line (Cox, 1958) from the middles of the bins, and points of the curve."""
+def summary(positive: Floats, negative: Floats, span: float) -> tuple[Floats, Floats]:
+    """What score bins (B,) say, without the bins: AUC, error bound, standard error, intercept and slope of the calibration line (NaN where there is
+    none), shape (5,); and the groups of a calibration plot, shape (GROUPS, 3), zero beyond the last one."""
     n = positive + negative
     middle = (np.arange(len(n)) + 0.5) * 2.0 * span / len(n) - span
-    return {
-        "observed_over_expected": float(positive.sum()) / expected if expected > 0 else None,
-        **_line(positive, n, middle),
-        "curve": _curve(positive, n, expit(middle)),
-    }
+    value, bound, se = auc_table(positive, negative) if positive.any() and negative.any() else (None, None, None)
+    found, curve = groups(positive, negative, expit(middle)), np.zeros((GROUPS, 3))
+    curve[: len(found)] = found
+    return np.asarray([np.nan if v is None else v for v in (value, bound, se, *_line(positive, n, middle))], float), curve
 
 
-def _line(positive: Floats, n: Floats, middle: Floats) -> dict[str, Any]:
+def discrimination(found: Floats) -> dict[str, Any]:
+    """The AUC over all pairs from `summary`, with DeLong's interval."""
+    value, bound, se = (None if math.isnan(v) else float(v) for v in found[:3])
+    ci95 = None if value is None or se is None else [max(0.0, value - 1.959964 * se), min(1.0, value + 1.959964 * se)]
+    return {"value": value, "error_bound": bound, "se": se, "ci95": ci95}
+
+
+def calibration(found: Floats, curve: Floats, events: float, expected: float) -> dict[str, Any]:
+    """Observed over expected, the calibration line (Cox, 1958) from the middles of the bins, and points of the curve, from `summary`."""
+    intercept, slope = (None if math.isnan(v) else float(v) for v in found[3:])
+    points = [{"predicted": p["predicted"], "observed": p["observed"], "ci95": [p["low"], p["high"]], "n": p["n"]} for p in described(curve[curve[:, 2] > 0])]
+    return {"observed_over_expected": events / expected if expected > 0 else None, "intercept": intercept, "slope": slope, "curve": points}
+
+
+def _line(positive: Floats, n: Floats, middle: Floats) -> tuple[float | None, float | None]:
     def grouped(y: Floats, eta: Floats) -> tuple[float, Floats, Floats]:
         mu = expit(eta)
         return float((y * eta - n[used] * np.logaddexp(0.0, eta)).sum()), y - n[used] * mu, n[used] * mu * expit(-eta)
@@ -88,28 +98,7 @@ def _line(positive: Floats, n: Floats, middle: Floats) -> dict[str, Any]:
     enough = used.sum() > 1 and 0 < positive.sum() < n.sum()
     x = np.column_stack([np.ones(int(used.sum())), middle[used]])
     found = penalised(grouped, x, positive[used], np.asarray([0.0, 1.0]), np.zeros(2)) if enough else None
-    return {"intercept": None, "slope": None} if found is None else {"intercept": float(found[0]), "slope": float(found[1])}
-
-
-def _curve(positive: Floats, n: Floats, risk: Floats) -> list[dict[str, Any]]:
-    """Points from the lowest to the highest risk."""
-    before = np.cumsum(n) - n
-    group = np.minimum((before + n / 2.0) * GROUPS / max(1.0, n.sum()), GROUPS - 1).astype(np.int64)
-    out = []
-    for k in range(GROUPS):
-        here = (group == k) & (n > 0)
-        total = float(n[here].sum())
-        if total:
-            share = float(positive[here].sum()) / total
-            out.append({"predicted": float(n[here] @ risk[here]) / total, "observed": share, "ci95": wilson(share, total), "n": int(total)})
-    return out
-
-
-def wilson(share: float, n: float) -> list[float]:
-    """Wilson's 95 % interval of a share of n > 0 patients."""
-    z2 = 1.959964**2
-    middle, half = (share + z2 / (2 * n)) / (1 + z2 / n), math.sqrt(z2 * (share * (1 - share) + z2 / (4 * n)) / n) / (1 + z2 / n)
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+    return (None, None) if found is None else (float(found[0]), float(found[1]))
 
 
 def verdicts(differences: dict[str, dict[str, Any]], metric: str, against: str) -> list[str]:

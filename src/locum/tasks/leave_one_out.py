@@ -312,6 +312,12 @@ class LeaveOneOut(BaseTask[LeaveOneOutParams]):
     def _warnings(self, groups: list[dict[str, Any]]) -> list[str]:
         one = [g["group"] for g in groups if g["sites"] == 1]
         out = [f"{', '.join(one)}: at one site only, so what is said of the group is said of that site."] if one else []
+        fits = [g for g in groups if g["reason"] and g["reason"].startswith("without it")]
+        if fits:
+            gone = f"{', '.join(g['group'] for g in fits[:5])}{' and others' if len(fits) > 5 else ''}: no model, {fits[0]['reason']}."
+            out.append(gone)
+        if not any(g["reason"] is None for g in groups):
+            out.append("No model could be tried, so there are no means.")
         if self.params.ridge and self.params.standardise:
             out.append("The scale of the penalty was learned from all patients, those left out included.")
         return out

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from locum.data.rows import Rows
 from locum.errors import ManifestError
+from locum.privacy.disclosure import HIDDEN, suppress
 from locum.study.manifest import Name, Step, Study
 from locum.study.vector import Contribution, Layout, Total
 from locum.tasks.alone import fitted_alone, local_form
@@ -37,7 +38,7 @@ CLASSES = ("local_correct", "federated_correct", "majority_correct")
 SIZES = {"none": 0, "1-9": 1, "10-29": 10, "30 or more": 30}
 """Classes of site and from how many test rows on a site is in one."""
 FEWEST = 3
-"""Of fewer sites a class's figures are not printed: of two, each could subtract itself."""
+"""Of fewer sites a class's figures are not printed: of two, each could subtract itself. Nor are those of a class that all others would give away."""
 
 
 class LocalBaselineParams(Params):
@@ -84,7 +85,7 @@ class LocalBaseline(BaseTask[LocalBaselineParams]):
 
     def leaves(self) -> str:
         more = "" if self.survival else "how many patients each of them, and the majority class, predicts rightly; "
-        size = " By size of site: where only one site is of a size, these are that site's." if self.params.by_size else ""
+        size = " By size of site; what is said of fewer than three sites is hidden in the answer." if self.params.by_size else ""
         return (
             f"Whether the site could fit a model of its own, how many pairs of its test patients, and which share, that model and the federated one rank "
             f"rightly; {more}{len(self.names)} counts and shares in all. The local model stays.{size}"
@@ -111,20 +112,29 @@ class LocalBaseline(BaseTask[LocalBaselineParams]):
         return Contribution(vector, patients, self.leaves())
 
     def combine(self, state: State, total: Total) -> State:
-        return self.merge(state, **{name: total[name] for name in self.names})
+        table = {name: np.asarray(total[name], float) for name in self.names}
+        shown = suppress(table["sites"], FEWEST) != HIDDEN
+        kept = {name: np.where(shown, a, 0.0) if self.params.by_size else a for name, a in table.items()}
+        return self.merge(state, **kept, shown=shown.astype(np.float64), **{f"all_{name}": a.sum() for name, a in table.items()})
 
     def done(self, state: State) -> bool:
         return self.key("sites") in state
 
     def result(self, state: State) -> dict[str, Any]:
         table = {name: np.asarray(self.own(state, name), dtype=np.float64) for name in self.names}
-        out = {**self._figures({name: float(a.sum()) for name, a in table.items()}), "ridge": self.ridge}
+        every, shown = {name: float(self.own(state, f"all_{name}")) for name in self.names}, self.own(state, "shown")
+        few = 0 < every["sites_tried"] < FEWEST
+        warnings = [f"Only {int(every['sites_tried'])} of the sites could be tried: these are their figures, and nobody else's."] if few else []
+        out = {**self._figures(every), "ridge": self.ridge, "warnings": warnings}
         if not self.params.by_size:
             return out
-        return {**out, "by_test_rows": [self._of_size(size, {name: float(a[k]) for name, a in table.items()}) for k, size in enumerate(SIZES)]}
+        sizes = [self._of_size(size, {name: float(a[k]) for name, a in table.items()}, bool(shown[k])) for k, size in enumerate(SIZES)]
+        return {**out, "by_test_rows": sizes}
 
-    def _of_size(self, size: str, c: dict[str, float]) -> dict[str, Any]:
-        return {"test_rows": size, **(self._figures(c) if c["sites"] >= FEWEST else {"sites": int(c["sites"]), "withheld": f"fewer than {FEWEST} sites"})}
+    def _of_size(self, size: str, c: dict[str, float], shown: bool) -> dict[str, Any]:
+        why = f"fewer than {FEWEST} sites, or the other classes would give such a class away"
+        figures = {"sites": None, "withheld": why} if not shown else self._figures(c) if c["sites"] else {"sites": 0}
+        return {"test_rows": size, **figures}
 
     def _figures(self, c: dict[str, float]) -> dict[str, Any]:
         """What the counts say; None where there is nothing to divide by."""

@@ -18,6 +18,7 @@ makes a finite number. A row whose signal holds a value that is missing or infin
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import combinations
@@ -153,7 +154,11 @@ class SignalFeatures(Transform[SignalParams]):
             if name not in (rows.arrays if name in self.params.signals else rows.columns):
                 raise TaskError(f"Step '{self.step.name}' reads '{name}', which this site's rows do not have.", fix="map that variable, or leave the study")
         for name in self.params.signals:
-            good &= np.isfinite(rows.arrays[name]).reshape(len(rows), -1).all(axis=1)
+            shape, found = self.study.data.variables[name].shape, rows.arrays[name]
+            if found.shape[1:] != shape:
+                what = f"'{name}' is not an array of shape {list(shape)} in this site's rows: theirs is {list(found.shape[1:])}."
+                raise TaskError(what, fix="map it, and cut the signal to that shape where it is read")
+            good &= np.isfinite(found).all(axis=tuple(range(1, found.ndim)))
         return good
 
     @cached_property
@@ -172,7 +177,8 @@ class SignalFeatures(Transform[SignalParams]):
     def apply(self, state: State, rows: Rows) -> Rows:
         good, made = self.complete(rows), []
         for name in self.params.signals:
-            x = rows.arrays[name].reshape(len(rows), -1, rows.arrays[name].shape[-1])
+            shape = self.study.data.variables[name].shape
+            x = rows.arrays[name].reshape(len(rows), math.prod(shape[:-1]), shape[-1])
             width = len(self._described(self.study.data.variables[name]))
             out = np.full((len(rows), width), np.nan)
             for start in range(0, len(rows), BLOCK):

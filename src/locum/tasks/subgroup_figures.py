@@ -5,7 +5,7 @@ within 0 and 1 and is not empty at 1, widened by what binning may cost; of the B
 its logarithm, se^2 = (1 - O/n) / O (Debray et al., 2017, BMJ 356:i6460); of the calibration line Wald's. The difference of two groups, which
 have no patient in common, has the interval made of theirs (MOVER: Zou and Donner, 2008, Statistics in Medicine 27:1693).
 
-Small cells: a level is shown if it has no patients, or at least `smallest` patients with the outcome, `smallest` without, and patients of at
+Small cells: a level is shown if it has no patients, or at least `threshold` patients with the outcome, `threshold` without, and patients of at
 least FEWEST_SITES sites. Levels that are not are joined, and with them the smallest of the others until the joint group is large
 enough: else whoever subtracts the shown from everybody would have them. So nothing smaller can be computed from one variable's table. Two
 tables with different bands of one variable can be subtracted from each other: a site looks at that when it reads the study.
@@ -35,7 +35,7 @@ FEWEST_SITES = 3
 """Of a group whose patients are all at two sites, each could subtract its own."""
 
 
-def shown(cells: Mapping[str, Floats], smallest: int) -> list[tuple[int, ...]]:
+def shown(cells: Mapping[str, Floats], threshold: int) -> list[tuple[int, ...]]:
     """Which levels of one variable make a group that may be shown: single ones, and at most one of several. Empty where none may.
 
     cells: of each level its patients, and how many with and without the outcome, and sites, each (levels,).
@@ -44,7 +44,7 @@ def shown(cells: Mapping[str, Floats], smallest: int) -> list[tuple[int, ...]]:
     def small(levels: Sequence[int]) -> bool:
         index = list(levels)
         least = min(float(cells[name][index].sum()) for name in ("patients_with", "patients_without"))
-        return least < smallest or float(cells["sites"][index].max()) < FEWEST_SITES  # the joint group has at least the sites of the widest
+        return least < threshold or float(cells["sites"][index].max()) < FEWEST_SITES  # the joint group has at least the sites of the widest
 
     present = [k for k in range(len(cells["patients"])) if cells["patients"][k] > 0]
     kept = sorted((k for k in present if not small([k])), key=lambda k: float(cells["patients"][k]))

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from locum.data.rows import Part, Rows
 from locum.errors import ManifestError, TaskError
+from locum.privacy.disclosure import THRESHOLD
 from locum.study.manifest import Name, Step, Study, Variable, VariableName
 from locum.study.vector import Contribution, Layout, Total
 from locum.tasks.base import BaseTask, Memory, Params, State, register
@@ -40,16 +41,16 @@ NOT_RECORDED, OUTSIDE = "not recorded", "outside the bands"
 
 class SubgroupsParams(Params):
     """model: the earlier step whose model is judged. by: variable -> the edges of a number's bands, nothing for a category or boolean: each band
-    holds its lower edge, the last also its upper. threshold: the risk from which on the outcome is predicted. smallest: patients with the
-    outcome, and without it, that a group which is shown has at least; 11 where the rules of the CMS hold. floor: figure of a site -> what it
+    holds its lower edge, the last also its upper. cutoff: the risk from which on the outcome is predicted. threshold: patients with
+    the outcome, and without it, that a group which is shown has at least; 11 where the rules of the CMS hold. floor: figure of a site -> what it
     must reach (of the Brier score: stay below). site_patients: below so many a site is not ranked. bins: of the score.
     """
 
     model: Name
     part: Part = "test"
     by: Annotated[dict[VariableName, tuple[float, ...]], Field(min_length=1, max_length=20)]
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    smallest: Annotated[int, Field(ge=5, le=10_000)] = 5
+    cutoff: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    threshold: Annotated[int, Field(ge=3, le=1_000_000)] = THRESHOLD
     floor: dict[Literal["auc", "accuracy", "brier"], Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     site_patients: Annotated[int, Field(ge=10, le=10**9)] = 20
     bins: Annotated[int, Field(ge=16, le=65_536)] = 1024
@@ -97,7 +98,7 @@ class Subgroups(BaseTask[SubgroupsParams]):
         return (
             f"For everybody and each of {len(self.names)} subgroups: how many patients with and without the outcome have a predicted risk in each of "
             f"{self.params.bins} bins, and {len(COUNTS)} counts and sums; this site's own {', '.join(OF_SITES)} as addends. A subgroup that only one site has "
-            f"is that site's; of patients at fewer than {FEWEST_SITES} sites, or fewer than {self.params.smallest} with or without the outcome, none is shown."
+            f"is that site's; of patients at fewer than {FEWEST_SITES} sites, or fewer than {self.params.threshold} with or without the outcome, none is shown."
         )
 
     def layout(self, state: State) -> Layout:
@@ -139,7 +140,7 @@ class Subgroups(BaseTask[SubgroupsParams]):
         return out
 
     def _add(self, vector: dict[str, Floats], k: int, rows: Rows, eta: Floats, y: Floats) -> None:
-        mu, event, said = expit(eta), y == 1.0, expit(eta) >= self.params.threshold
+        mu, event, said = expit(eta), y == 1.0, expit(eta) >= self.params.cutoff
         where = np.clip(np.floor((eta + SPAN) / (2.0 * SPAN) * self.params.bins), 0, self.params.bins - 1).astype(np.int64)
         error = (y - mu) ** 2
         counts = {
@@ -154,13 +155,13 @@ class Subgroups(BaseTask[SubgroupsParams]):
             vector[name][k] = np.bincount(where[mask], minlength=self.params.bins)
 
     def _rank(self, vector: dict[str, Floats], eta: Floats, y: Floats) -> None:
-        event, least = y == 1.0, self.params.smallest
+        event, least = y == 1.0, self.params.threshold
         if len(y) < self.params.site_patients or min(event.sum(), (~event).sum()) < least:
             return
         mu = expit(eta)
         own = {
             "auc": pairs(eta[event], eta[~event]) / float(event.sum() * (~event).sum()),
-            "accuracy": float(((mu >= self.params.threshold) == event).mean()),
+            "accuracy": float(((mu >= self.params.cutoff) == event).mean()),
             "brier": float(((y - mu) ** 2).mean()),
         }
         for k, (name, better) in enumerate(OF_SITES.items()):
@@ -171,16 +172,16 @@ class Subgroups(BaseTask[SubgroupsParams]):
 
     def combine(self, state: State, total: Total) -> State:
         get = {name: np.asarray(total[name], dtype=np.float64) for name in (*COUNTS, "positive", "negative", *SITE_SUMS)}
-        if min(get["patients_with"][0], get["patients_without"][0]) < self.params.smallest:
+        if min(get["patients_with"][0], get["patients_without"][0]) < self.params.threshold:
             raise TaskError(
-                f"Fewer than {self.params.smallest} patients of part '{self.params.part}' have the outcome '{self.model.params.outcome}', or have it not.",
+                f"Fewer than {self.params.threshold} patients of part '{self.params.part}' have the outcome '{self.model.params.outcome}', or have it not.",
                 fix="use a larger test share, another outcome, or part = 'all'",
             )
         chosen: list[tuple[int, ...]] = [(0,)]
         first = 1
         for levels in self.levels.values():
             cells = {name: get[name][first : first + len(levels)] for name in COUNTS}
-            chosen += [tuple(first + k for k in group) for group in shown(cells, self.params.smallest)]
+            chosen += [tuple(first + k for k in group) for group in shown(cells, self.params.threshold)]
             first += len(levels)
         members = np.zeros((len(chosen), first))
         for g, group in enumerate(chosen):
@@ -228,8 +229,8 @@ class Subgroups(BaseTask[SubgroupsParams]):
             "n": counts["n"][0],
             "positives": counts["events"][0],
             "left_out": int(self.own(state, "left_out")),
+            "cutoff": self.params.cutoff,
             "threshold": self.params.threshold,
-            "smallest": self.params.smallest,
             "everybody": rows[0],
             "subgroups": groups,
             "withheld": self._withheld(members, np.asarray(self.own(state, "empty"), int)),
@@ -245,7 +246,7 @@ class Subgroups(BaseTask[SubgroupsParams]):
         for variable in self.levels:
             hidden = [k for k, (v, _) in enumerate(self.names, 1) if v == variable and k not in alone and k not in empty]
             if hidden:
-                why = f"fewer than {self.params.smallest} patients with or without the outcome, or fewer than {FEWEST_SITES} sites; or hidden with one"
+                why = f"fewer than {self.params.threshold} patients with or without the outcome, or fewer than {FEWEST_SITES} sites; or hidden with one"
                 out.append({"variable": variable, "levels": [self.names[k - 1][1] for k in hidden], "joined": all(k in together for k in hidden), "why": why})
         return out
 
