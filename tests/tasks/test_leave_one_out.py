@@ -227,6 +227,13 @@ def test_rows_that_have_no_answer_get_a_clear_message(run, change, what):
         run(VARIABLES, [STEP], [Rows.of(d)])
 
 
+def test_two_steps_that_would_hide_other_groups_are_refused(build_study):
+    for change in ({"min_group": 40}, {"min_events": 20}, {"part": "train"}):
+        with pytest.raises(ManifestError, match="both leave out 'land', with another"):
+            build_plan(build_study(VARIABLES, [STEP, {**STEP, "name": "again", **change}]))
+    assert build_plan(build_study(VARIABLES, [STEP, {**STEP, "name": "again", "features": ["age"]}]))
+
+
 def test_it_is_refused_under_privacy():
     terms = {"privacy": {"eps": 1.0, "delta": 1e-6, "patients": 1000}}
     from locum.tasks import build_plan

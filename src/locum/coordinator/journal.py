@@ -24,12 +24,15 @@ BATCH = 4096
 """Entries read at a time while the tree grows."""
 
 
+_GROW = update(log_head).values(size=log_head.c.size + 1).returning(log_head.c.size)
+_ADD = insert(log_entries)
+
+
 def record(tx: Tx, event: Event, subject: str, *, by: str, **details: object) -> None:
     """Append an entry in this transaction. Call it last: from here on other writers of the log wait for the commit."""
-    tx.execute(update(log_head).values(size=log_head.c.size + 1))
-    n = tx.first(select(log_head.c.size)).size - 1
+    n = tx.first(_GROW).size - 1
     body = Entry(round(tx.now(), 3), event, by, subject, details).encode()
-    tx.execute(insert(log_entries).values(n=n, event=str(event), subject=subject, body=body))
+    tx.execute(_ADD, {"n": n, "event": str(event), "subject": subject, "body": body})
 
 
 class Journal:

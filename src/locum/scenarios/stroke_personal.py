@@ -224,13 +224,15 @@ def _without(study: Study, *steps: str) -> Study:
 
 
 def _evaluated(study: Study, state: State, sites: Mapping[str, Rows]) -> dict[str, Any]:
-    """The study's own evaluation of a model that another run has fitted, from the same sums."""
+    """The study's own evaluation of a model that another run has fitted: its sums, over all rows at once, which is hundreds of visits fewer."""
     task = build_plan(study)[[s.name for s in study.plan].index("evaluation")]
     state = {name: a for name, a in state.items() if not name.startswith(("evaluation.", "adapt."))}
+    parts = [rows.part("test", study.data.split) for rows in sites.values()]
+    columns = {n: np.concatenate([r.columns[n] for r in parts]) for n in task.reads()}
+    patient = np.concatenate([np.char.add(f"{name}/", r.patient) for name, r in zip(sites, parts, strict=True)])
+    rows = Rows(columns, patient, test=np.ones(len(patient), dtype=bool))
     while not task.done(state):
-        vectors = [task.visit(state, rows, {}, np.random.default_rng(0)).vector for rows in sites.values()]
-        total = {f.name: np.sum([v[f.name] for v in vectors], axis=0) for f in task.layout(state).fields}
-        state = task.combine(state, Total(total, float(len(sites)), len(sites)))
+        state = task.combine(state, Total(task.visit(state, rows, {}, np.random.default_rng(0)).vector, 1.0, 1))
     r = task.result(state)
     se = r["auc"]["se"] or 0.0
     value = r["auc"]["value"]

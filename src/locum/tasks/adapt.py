@@ -209,7 +209,7 @@ class Adapt(BaseTask[AdaptParams]):
     def _level(self, y: Floats) -> float:
         return smoothed_log_odds(y) if self.binary else (float(y.mean()) if len(y) else 0.0)
 
-    def _shrunk(self, x: Floats, y: Floats, base: Floats, k: int, start: Floats | None = None) -> Floats:
+    def _shrunk(self, x: Floats, y: Floats, base: Floats, k: int) -> Floats:
         """The coefficients for the k-th precision, (p,)."""
         if k == len(self.params.precisions) or not len(y):
             return base

@@ -10,7 +10,8 @@ Sources: Debray, Moons, Ahmed, Koffijberg and Riley (2013), Stat Med 32:3158; St
 Snell, Ensor, Debray, Moons and Riley (2018), Stat Methods Med Res 27:3505; Debray et al. (2017), BMJ 356:i6460, for O/E.
 
 A group's sums follow from those of all patients less those of the others. So groups that are too small are never left out one by one (their
-patients are fitted on like all others), and neither is a further group whose counts would give a small one away.
+patients are fitted on like all others), and neither is a further group whose counts would give a small one away. Two such steps of one plan
+have the same limits, so that they hide the same groups but for patients whom the one leaves out for a missing value and the other does not.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ Ints = NDArray[np.int64]
 SPAN = 8.0
 """Score bins cover linear predictors from -8 to 8; beyond, the outermost bins."""
 MOST_NUMBERS = 1 << 22
+LIMITS = ("min_group", "min_events", "min_sites", "part")
 COUNTS = ("patients", "with_event", "without_event", "sites")
 SCORES = ("expected", "squared_error", "fourth_power")
 
@@ -76,6 +78,14 @@ class LeaveOneOut(BaseTask[LeaveOneOutParams]):
         for name, why in ((params.outcome, "It is the outcome."), (params.group, "A group that is left out has no coefficient of its own.")):
             if name in params.features:
                 raise ManifestError(f"Step '{step.name}': '{name}' cannot be a feature.", why=why, fix="drop it from features")
+        for other in (s for s in study.plan if s.task == self.kind and s.name != step.name and s.params.get("group") == params.group):
+            twice = [k for k in LIMITS if other.params.get(k, type(params).model_fields[k].default) != getattr(params, k)]
+            if twice:
+                raise ManifestError(
+                    f"Steps '{other.name}' and '{step.name}' both leave out '{params.group}', with another {twice[0]}.",
+                    why="They would hide other groups, and the one's answer less the other's may give a small group away.",
+                    fix="give both the same limits and the same part",
+                )
         p, g = self.design.size, len(self.groups)
         largest = g * max(2 + 2 * p + p * (p + 1) // 2, 2 * params.bins + 11)
         if largest > MOST_NUMBERS:
