@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from locum.report import plots, scenario_page
+from locum.report.scenario import by_measure
 
 EVIL = "<script>alert(1)</script>"
 LINES = [
@@ -58,6 +59,30 @@ def test_it_tells_everything_it_was_given() -> None:
     ):
         assert part in text, part
     assert '<td class="n">-</td>' in text, "no answer is a dash"
+
+
+def test_further_modes_are_there_and_folded() -> None:
+    text = made(others=[{"mode": "private", "protection": [f"noise {EVIL}"], "lines": [{**LINES[0], "value": 0.7123}], "notes": ["Noise is drawn afresh."]}])
+    head, _, rest = text.partition("<summary>The answer in mode private</summary>")
+    assert "0.7123" not in head
+    for part in ("0.7123", "Noise is drawn afresh."):
+        assert part in rest
+    assert EVIL not in text
+
+
+def test_figures_of_a_measure_stand_together_with_the_same_decimals() -> None:
+    lines = [
+        {"who": "pooled", "metric": "hazard ratio", "value": 1.97, "ci95": [1.3322, 2.919], "reference": 2.0, "note": ""},
+        {"who": "each site alone", "metric": "sites that can fit", "value": 0.0},
+        {"who": "federated", "metric": "hazard ratio", "value": 2},
+        {"who": "federated", "metric": "largest difference", "value": 3.04e-9},
+        {"who": "federated", "metric": "patients", "value": 19285.0},
+    ]
+    found = by_measure(lines)
+    assert [measure for measure, _ in found] == ["hazard ratio", "sites that can fit", "largest difference", "patients"]
+    first, second = found[0][1]
+    assert (first["value"], first["interval"], first["reference"], second["value"]) == ("1.970", "1.332 to 2.919", "2", "2.000")
+    assert [of[0]["value"] for _, of in found[1:]] == ["0", "3.0e-09", "19,285"]
 
 
 def test_little_is_enough() -> None:

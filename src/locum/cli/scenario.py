@@ -217,13 +217,14 @@ def _write(
     from locum.report.scenario import scenario_page
     from locum.scenarios import plain, studies
 
-    mode, lab, outcome, _ = outcomes[0]
+    mode, lab, outcome, _ = next((o for o in outcomes if o[0] == "masked"), outcomes[0])
     texts = {f"{name}.toml": studies.text(name) for name in s.studies}
     page = scenario_page(
         scenario={"name": s.name, "title": s.title, "question": s.question, "mode": mode},
         outcome=plain(outcome),
         figures=outcome.figures,
         protection=_protection(lab.ran),
+        others=[{"mode": m, **found} for m, found in answer["modes"].items() if m != mode],
         costs=costs,
         studies={f"{r.study.name}": r.study.digest for r in lab.ran[:20]},
         files=texts,

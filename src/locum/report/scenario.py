@@ -16,6 +16,7 @@ def scenario_page(
     outcome: Mapping[str, Any],
     figures: Mapping[str, str],
     protection: Sequence[str] = (),
+    others: Sequence[Mapping[str, Any]] = (),
     costs: Sequence[Mapping[str, Any]] = (),
     studies: Mapping[str, str] | None = None,
     files: Mapping[str, str] | None = None,
@@ -26,8 +27,9 @@ def scenario_page(
 
     scenario: {"name", "title", "question", "mode"}. outcome: an outcome as plain data, {"lines": [...], "notes": [...]}; each line {"who", "metric",
     "value", "ci95", "reference", "note"}. figures: name -> SVG text from `locum.report.plots`, shown as it is. protection: what protected the
-    updates, a sentence each. costs: of each mode {"mode", "metric", "value", "difference", "eps", "delta", "studies", "rounds",
-    "sent_per_site" in bytes, "seconds", "same_model"}. studies: name -> digest of what ran. files: name -> text of the study files.
+    updates, a sentence each. others: the answers of further modes, each an outcome with "mode" and "protection". costs: of each mode {"mode",
+    "metric", "value", "difference", "eps", "delta", "studies", "rounds", "sent_per_site" in bytes, "seconds", "same_model"}. studies: name -> digest
+    of what ran. files: name -> text of the study files.
     machine: where it ran, in words. quick: smaller sizes were used.
     """
     return (
@@ -35,9 +37,8 @@ def scenario_page(
         .get_template("scenario.html")
         .render(
             scenario={"name": "", "mode": "", **scenario},
-            measures=by_measure(outcome["lines"]),
-            referenced=any(x.get("reference") is not None for x in outcome["lines"]),
-            notes=list(outcome.get("notes", ())),
+            first=_answer(outcome),
+            others=[{**_answer(o), "mode": o["mode"], "protection": list(o.get("protection", ()))} for o in others],
             figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - made by locum.report.plots, which escapes what it is given
             protection=list(protection),
             costs=[cost_row(c) for c in costs],
@@ -47,6 +48,11 @@ def scenario_page(
             quick=quick,
         )
     )
+
+
+def _answer(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    lines = outcome["lines"]
+    return {"measures": by_measure(lines), "referenced": any(x.get("reference") is not None for x in lines), "notes": list(outcome.get("notes", ()))}
 
 
 def by_measure(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[dict[str, str]]]]:

@@ -72,7 +72,7 @@ def smoothed_log_odds(y: Floats) -> float:
 
 def precisions(p: int, slopes: float, intercept: float) -> Floats:
     """One precision per coefficient (p,), the intercept's first."""
-    return np.r_[intercept, np.full(p - 1, slopes)]
+    return np.asarray(np.r_[intercept, np.full(p - 1, slopes)], dtype=np.float64)
 
 
 def only_intercept(p: int, value: float) -> Floats:

@@ -187,4 +187,4 @@ def quantiles(counts: Floats, levels: tuple[float, ...]) -> Floats:
     cumulative = np.concatenate([[0.0], np.cumsum(counts)])
     cumulative /= cumulative[-1]
     keep = np.concatenate([[True], np.diff(cumulative) > 0])
-    return np.interp(levels, cumulative[keep], EDGES[keep])
+    return np.asarray(np.interp(levels, cumulative[keep], EDGES[keep]), dtype=np.float64)

@@ -58,6 +58,9 @@ def test_the_model_card_holds_subgroups_calibration_protection_and_limits(exact:
     assert "MONDO:0005098" in readme
     assert "Who comes back?" in readme
     assert "auc is at least 0.6" in readme
+    assert "seen 2019-01-01 to 2024-12-31" in readme
+    (inputs,) = [line for line in readme.splitlines() if line.startswith("- Input")]
+    assert inputs == "- Input: age (age, number, in a); female (female sex, boolean)"
 
 
 def test_noise_is_named_where_there_was_noise(bare: Facts) -> None:
@@ -140,3 +143,9 @@ def test_warnings_and_a_fit_that_did_not_converge_are_limits(exact: Facts) -> No
     readme = text(replace(exact, run={**exact.run, "results": results}))
     assert "Step 'fit' did not converge." in readme
     assert "Step 'fit': few events." in readme
+
+
+def test_the_cohorts_rules_are_written_as_people_write_them(say: Callable[..., Facts]) -> None:
+    rules = {"seen": {"at_least": 18_262.0}, "ward": {"among": ["medical"]}, "age": {"at_most": 80.0}, "female": {"present": True}}
+    readme = text(say(**{"data.cohort.include": rules}))
+    assert "Patients with seen at least 2020-01-01; ward among medical; age at most 80; female recorded." in readme

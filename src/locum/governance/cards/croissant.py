@@ -5,7 +5,6 @@ https://docs.mlcommons.org/croissant/docs/croissant-spec.html, and croissant-rai
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 from locum.governance.cards import sayings
@@ -53,7 +52,6 @@ CONTEXT = {
 TYPES = {"number": "sc:Float", "integer": "sc:Integer", "boolean": "sc:Boolean", "date": "sc:Date", "array": "sc:Float"}
 """A contract's type -> schema.org's; everything else is text."""
 ROWS = "rows-at-the-sites"
-DAY = datetime.date(1970, 1, 1)
 
 
 def render(facts: Facts, gaps: Gaps) -> bytes:
@@ -119,18 +117,8 @@ def _field(name: str, v: Plain) -> dict[str, Any]:
 
 
 def _ends(v: Plain) -> str:
-    low, high = (_end(v, v.get(k)) for k in ("minimum", "maximum"))
+    low, high = (sayings.limit(v, v.get(k)) for k in ("minimum", "maximum"))
     return "" if low is None and high is None else f"allowed: {low if low is not None else 'any'} to {high if high is not None else 'any'}"
-
-
-def _end(v: Plain, value: float | None) -> str | None:
-    """A limit as people write it: a date's is kept in days since 1970-01-01."""
-    if value is None:
-        return None
-    try:
-        return (DAY + datetime.timedelta(days=value)).isoformat() if v["type"] == "date" else f"{value:g}"
-    except OverflowError:
-        return f"{value:g} days since {DAY}"
 
 
 def _missing(facts: Facts) -> str:

@@ -78,9 +78,9 @@ def gaps(facts: Facts) -> list[Figure]:
     """The largest differences between two subgroups of a variable."""
     out: list[Figure] = []
     for step, _, result in facts.steps("subgroups"):
-        for variable, by in (result.get("gaps") or {}).items():
+        for by in (result.get("gaps") or {}).values():
             for name, gap in by.items():
-                out += _one(name, gap, Figure(step, name, 0.0, f"{variable}: {' / '.join(map(str, gap.get('between', ())))}", kind="group"))
+                out += _one(name, gap, Figure(step, name, 0.0, " against ".join(map(str, gap.get("between", ()))), kind="group"))
     return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+
 from locum.governance.cards.facts import Facts, Gaps, Plain, stamp
 from locum.governance.cards.figures import calibration, figures, number, withheld
 
@@ -35,29 +37,39 @@ def use(facts: Facts, gaps: Gaps, name: str = "intended use") -> str:
 
 def population(facts: Facts) -> str:
     """The cohort's rules, which are what the contract says about who is in it."""
-    rules = [f"{name} {_rule(rule)}" for name, rule in facts.study["data"]["cohort"]["include"].items()]
+    rules = [f"{name} {_rule(rule, facts.variables[name])}" for name, rule in facts.study["data"]["cohort"]["include"].items()]
     said = "Patients with " + "; ".join(rules) if rules else "The contract restricts no variable: every row that a site's data set holds"
     ranges = [f"{n} {_range(v)}" for n, v in facts.variables.items() if v.get("minimum") is not None or v.get("maximum") is not None]
     return said + "." + (f" Values that the contract allows: {'; '.join(ranges)}." if ranges else "")
 
 
-def _rule(rule: Plain) -> str:
+def _rule(rule: Plain, v: Plain) -> str:
     parts = []
     if rule.get("at_least") is not None:
-        parts.append(f"at least {number(rule['at_least'])}")
+        parts.append(f"at least {limit(v, rule['at_least'])}")
     if rule.get("at_most") is not None:
-        parts.append(f"at most {number(rule['at_most'])}")
+        parts.append(f"at most {limit(v, rule['at_most'])}")
     if rule.get("among"):
         parts.append("among " + ", ".join(rule["among"]))
     return " and ".join(parts) or "recorded"
 
 
 def _range(v: Plain) -> str:
-    low, high = v.get("minimum"), v.get("maximum")
+    low, high = limit(v, v.get("minimum")), limit(v, v.get("maximum"))
     unit = f" {v['unit']}" if v.get("unit") else ""
     if low is not None and high is not None:
-        return f"{number(low)} to {number(high)}{unit}"
-    return f"from {number(low)}{unit}" if low is not None else f"up to {number(high)}{unit}"
+        return f"{low} to {high}{unit}"
+    return f"from {low}{unit}" if low is not None else f"up to {high}{unit}"
+
+
+def limit(v: Plain, value: float | None) -> str | None:
+    """A limit of a variable as people write it: a date's is kept in days since 1970-01-01."""
+    if value is None:
+        return None
+    try:
+        return (date(1970, 1, 1) + timedelta(days=value)).isoformat() if v["type"] == "date" else f"{value:g}"
+    except OverflowError:
+        return f"{value:g} days since 1970-01-01"
 
 
 def data(facts: Facts) -> str:
@@ -88,7 +100,10 @@ def model(facts: Facts) -> str:
 
 
 def inputs(facts: Facts) -> dict[str, Plain]:
-    return {n: v for n, v in facts.variables.items() if v["role"] == "feature"}
+    """The features that the judged models name; where none names any, the contract's."""
+    judged = {step for step, _ in facts.fitted}
+    named = {n for s in facts.study["plan"] if s["name"] in judged for n in _words(s.get("features"))}
+    return {n: v for n, v in facts.variables.items() if (n in named if named else v["role"] == "feature")}
 
 
 def outcomes(facts: Facts) -> dict[str, Plain]:
