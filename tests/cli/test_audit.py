@@ -170,6 +170,7 @@ def test_a_run_without_a_model_has_no_bundle(world: World) -> None:
     world("study", "submit", "other.toml", "--home", "lee")
     assert "made no model" in world("audit", "bundle", "waiting", "w.zip", "--home", "lee", code=1)
     assert not (world.path / "w.zip").exists()
+    assert "there is no folder" in world("audit", "bundle", world.run, "no/such/folder.zip", "--home", "lee", code=1)
     assert "no run" in world("audit", "bundle", "nothing", "w.zip", "--home", "lee", code=1)
     assert "not for a party of the role 'site'" in world("audit", "bundle", world.run, "s.zip", "--home", "a", code=1)
 

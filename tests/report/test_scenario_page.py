@@ -14,7 +14,7 @@ LINES = [
     {"who": "federated", "metric": "AUC", "value": 0.792, "ci95": [0.78, 0.8], "reference": None, "note": EVIL},
     {"who": EVIL, "metric": "AUC", "value": None, "ci95": None, "reference": None, "note": "one patient: no model"},
 ]
-COST = {"mode": "masked", "metric": "AUC", "value": 0.792, "difference": 0.0, "eps": None, "delta": None, "studies": 1, "rounds": 12,
+COST = {"mode": "masked", "metric": "AUC", "value": 0.792, "difference": 0.0, "eps": None, "delta": None, "sites": 7, "studies": 1, "rounds": 12,
         "sent_per_site": 1234567.0, "seconds": 3.25, "same_model": None}  # fmt: skip
 
 

@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(study.app, name="study", help="Write, check, submit and watch a study.")
 app.add_typer(run_.app, name="run", help="See runs, start them again, cancel them.")
-app.add_typer(model.app, name="model", help="List, show and export models.")
+app.add_typer(model.app, name="model", help="Models, their versions, and which one is in use.")
 app.add_typer(data.app, name="data", help="Public data sets, and checking your own table against a study.")
 app.add_typer(scenario.app, name="scenario", help="Medical questions on real data, run on this machine.")
 app.add_typer(site.app, name="site", help="At a hospital: enrol, connect data, review, decide, serve.")

@@ -172,7 +172,7 @@ def _protection(ran: Sequence[Ran]) -> list[str]:
 
 
 def _cost(mode: Mode, ran: Sequence[Ran], outcome: Outcome, seconds: float, first: Outcome) -> dict[str, Any]:
-    """What a mode costs, beside the first of the modes that were run."""
+    """What a mode costs, beside the first of the modes that were run. sites: of the first study that it ran, which is the scenario's own."""
     headline, reference = outcome.headline, first.headline
     value = headline.value if headline else None
     base = reference.value if reference else None
@@ -185,6 +185,7 @@ def _cost(mode: Mode, ran: Sequence[Ran], outcome: Outcome, seconds: float, firs
         "difference": value - base if value is not None and base is not None else None,
         "eps": privacy.eps if privacy else None,
         "delta": privacy.delta if privacy else None,
+        "sites": len(ran[0].sites) if ran else None,
         "studies": len(ran),
         "rounds": sum(r.rounds for r in ran),
         "sent_per_site": sum(r.sent for r in ran),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from locum.cli.output import console, table
+from locum.cli.output import coloured, console, table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -71,6 +71,7 @@ def print_costs(costs: Sequence[dict[str, object]]) -> None:
     keys = [
         ("mode", "mode"),
         ("value", "federated"),
+        ("sites", "sites"),
         ("difference", "difference"),
         ("eps", "eps, delta"),
         ("rounds", "rounds"),
@@ -79,8 +80,12 @@ def print_costs(costs: Sequence[dict[str, object]]) -> None:
         ("same", "model as in one process"),
     ]
     shown = [(k, head) for k, head in keys if any(r[k] not in ("-", "") for r in rows)]
-    right = [head for k, head in shown if k in ("value", "difference", "eps", "rounds", "sent", "seconds")]
-    table([head for _, head in shown], [[r[k] for k, _ in shown] for r in rows], title=f"What each mode costs: {rows[0]['metric']}", right=right)
+    right = [head for k, head in shown if k in ("value", "sites", "difference", "eps", "rounds", "sent", "seconds")]
+    colour = {"yes, bit for bit": "green", "no": "red"}
+    cells = [[coloured(r[k], colour[r[k]]) if r[k] in colour else r[k] for k, _ in shown] for r in rows]
+    table([head for _, head in shown], cells, title=f"What each mode costs: {rows[0]['metric']}", right=right)
+    if len({r["sites"] for r in rows}) > 1:
+        console().print("Where a mode has other sites, the difference is mostly that of another cohort, and not a cost.", markup=False)
 
 
 def _row(out: Console, cells: Sequence[RenderableType], widths: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from locum.client.api import Api
 from locum.client.membership import Membership
-from locum.errors import EnvelopeError
+from locum.errors import Conflict, EnvelopeError
 from locum.federation.record import RoundRecord, RunRecord
 from locum.federation.wire import ModelView, federation_id
 from locum.governance import bundle
@@ -22,6 +22,8 @@ AT_ONCE = 4
 
 async def fetch(api: Api, member: Membership, run: str, target: Path, *, with_model: bool = True) -> Path:
     """Write the bundle of `run` to `target`. It is not verified here: `governance.verify` does that. Raises `Conflict` for a run without a model."""
+    if not target.parent.is_dir():
+        raise Conflict(f"{target} cannot be written: there is no folder {target.parent}.", fix="choose another place")
     record = await api.run_record(run)
     if record.rounds > MOST_ROUNDS:
         raise EnvelopeError("The coordinator names more rounds than a run may have.")

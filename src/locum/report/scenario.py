@@ -28,9 +28,8 @@ def scenario_page(
     scenario: {"name", "title", "question", "mode"}. outcome: an outcome as plain data, {"lines": [...], "notes": [...]}; each line {"who", "metric",
     "value", "ci95", "reference", "note"}. figures: name -> SVG text from `locum.report.plots`, shown as it is. protection: what protected the
     updates, a sentence each. others: the answers of further modes, each an outcome with "mode" and "protection". costs: of each mode {"mode",
-    "metric", "value", "difference", "eps", "delta", "studies", "rounds", "sent_per_site" in bytes, "seconds", "same_model"}. studies: name -> digest
-    of what ran. files: name -> text of the study files.
-    machine: where it ran, in words. quick: smaller sizes were used.
+    "metric", "value", "difference", "eps", "delta", "sites", "studies", "rounds", "sent_per_site" in bytes, "seconds", "same_model"}. studies: name -> digest
+    of what ran. files: name -> text of the study files. machine: where it ran, in words. quick: smaller sizes were used.
     """
     return (
         environment()
@@ -101,7 +100,8 @@ def cost_row(c: Mapping[str, Any]) -> dict[str, str]:
         "mode": str(c["mode"]),
         "metric": str(c.get("metric", "")),
         "value": figure(value, decimals),
-        "difference": "-" if c.get("difference") is None else f"{c['difference']:+.4f}",
+        "difference": "-" if c.get("difference") is None else "0" if abs(c["difference"]) < 5e-5 else f"{c['difference']:+.4f}",
+        "sites": "-" if c.get("sites") is None else f"{c['sites']:,}",
         "eps": "-" if eps is None else f"{eps:g}" + (f", {delta:g}" if delta else ""),
         "rounds": "-" if c.get("rounds") is None else f"{c['rounds']:,}",
         "sent": "-" if sent is None else _size(sent),
