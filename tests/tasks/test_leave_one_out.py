@@ -17,6 +17,7 @@ from locum.data.rows import Rows
 from locum.errors import ManifestError, TaskError
 from locum.simulate import simulate
 from locum.study import Study
+from locum.tasks import build_plan
 from locum.tasks.held_out import random_effects
 
 GROUPS = ["a", "b", "c", "d", "e", "f"]
@@ -236,7 +237,6 @@ def test_two_steps_that_would_hide_other_groups_are_refused(build_study):
 
 def test_it_is_refused_under_privacy():
     terms = {"privacy": {"eps": 1.0, "delta": 1e-6, "patients": 1000}}
-    from locum.tasks import build_plan
 
     with pytest.raises(ManifestError, match="no form that protects"):
         build_plan(Study.parse({"name": "t", "data": {"variables": VARIABLES}, "terms": terms, "plan": [STEP]}))
