@@ -254,3 +254,9 @@ def test_what_leaves_is_counted_in_words(build_study):
     assert "gradient (5 numbers)" in task.leaves()
     assert f"{task.layout({}).size} numbers in all" in task.leaves()
     assert task.reads() == ("age", "dose", "arm", "y")
+
+
+def test_a_constant_outcome_has_no_errors_to_speak_of(run, scatter):
+    columns = {"x": np.arange(12.0), "y": np.full(12, 3.0)}
+    with pytest.raises(TaskError, match="lies exactly on the model"):
+        run({"x": {}, "y": {}}, [{"name": "fit", "task": "linear", "features": ["x"], "outcome": "y"}], scatter(columns, [5, 4]))

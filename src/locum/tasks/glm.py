@@ -255,7 +255,14 @@ class Linear(GLM):
         return Problem(base.names, squares, base.tolerance, "", base.within, dispersion=-2.0 * value / n)
 
     def dispersion(self, state: State) -> float:
-        return -2.0 * self._unpenalised(state) / self._residual_df(state)
+        found = -2.0 * self._unpenalised(state) / self._residual_df(state)
+        if not found > 0.0:
+            raise TaskError(
+                f"Step '{self.step.name}': every outcome lies exactly on the model, so its errors have no size.",
+                why=f"'{self.params.outcome}' is constant, or made of the features.",
+                fix="choose another outcome, or leave the feature out that it is made of",
+            )
+        return found
 
     def log_likelihood(self, state: State) -> float:
         n, rss = float(self.own(state, "rows")), max(-2.0 * self._unpenalised(state), np.finfo(float).tiny)
