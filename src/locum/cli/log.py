@@ -9,6 +9,7 @@ import typer
 
 from locum.cli.output import Json, console, emit, table, when
 from locum.cli.study import HOME, Home, client
+from locum.errors import counted
 
 if TYPE_CHECKING:
     from locum.client.log import LogView
@@ -52,7 +53,7 @@ def _cosigned(view: LogView) -> str:
     times = sorted(view.cosigned.values())
     if not times:
         return "No site has cosigned the log yet."
-    return f"{len(times)} sites cosigned its first {view.cosigned_size} entries, from {when(times[0])} to {when(times[-1])} UTC"
+    return f"{counted(len(times), 'site')} cosigned its first {view.cosigned_size} entries, from {when(times[0])} to {when(times[-1])} UTC"
 
 
 @app.command()

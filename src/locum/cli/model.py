@@ -172,7 +172,9 @@ def propose(
     except (OSError, UnicodeDecodeError):
         raise NotFound(f"{audit} cannot be read.", fix="locum privacy audit --json > FILE") from None
     view = registry(connection).propose(line, find_run(connection, run).id, audit=report, reason=reason)
-    _told(view, as_json, f"Proposed as {view.line}@{view.version}. Next: an approver's 'locum model promote {view.line}@{view.version}'")
+    named = f"{view.line}@{view.version}"
+    then = f"Next: an approver's 'locum model promote {named}'" if view.passes else "The gate blocks it, so nobody can promote it as things stand."
+    _told(view, as_json, f"Proposed as {named}. {then}")
 
 
 @app.command()

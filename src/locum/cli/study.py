@@ -16,17 +16,24 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 Home = Annotated[Path, typer.Option(envvar="LOCUM_HOME", help="Folder of your key and membership.")]
+Key = Annotated[str | None, typer.Option(help="Your key: a PEM file, or keyring:NAME (the operating system's keyring); by default key.pem in --home.")]
 HOME = Path("~/.locum")
 
 
-def client(home: Path, *, patient: bool = False) -> Client:
+def client(home: Path, *, patient: bool = False, key: str | None = None) -> Client:
     """The investigator's client; `patient` waits out any outage, with a line about it. Raises `NotEnrolled` before `locum connect`."""
     from locum.client import A_WHILE, FOR_EVER, Client
 
     def notice(event: str, details: object) -> None:
         console(stderr=True).print(f"{event}: {details}", markup=False, style="yellow")
 
-    return Client.open(home.expanduser(), patience=FOR_EVER if patient else A_WHILE, notice=notice)
+    folder, patience = home.expanduser(), FOR_EVER if patient else A_WHILE
+    if key is None:
+        return Client.open(folder, patience=patience, notice=notice)
+    from locum.client.keys import load_key
+    from locum.client.membership import Membership
+
+    return Client(Membership.load(folder).connect(load_key(key, folder), patience=patience, notice=notice))
 
 
 def connect(
@@ -103,12 +110,56 @@ def check(file: Annotated[Path, typer.Argument(help="The study file.")], as_json
 
 
 @app.command()
-def submit(file: Annotated[Path, typer.Argument(help="The study file.")], home: Home = HOME, as_json: Json = False) -> None:
-    """Sign a study and send it to the coordinator; its first run starts when enough sites have approved."""
+def sign(
+    file: Annotated[Path, typer.Argument(help="The study file.")],
+    key: Key = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default FILE with the ending .signed.json.")] = None,
+    name: Annotated[str, typer.Option("--as", help="Your name in the federation, where --home holds no membership.")] = "",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Sign a study without sending it, where your key is; 'locum study submit' sends the file later."""
+    from locum.client.keys import load_key
+    from locum.client.membership import Membership
+    from locum.client.signed import SignedStudy
+    from locum.errors import Conflict
+    from locum.federation.budget import budget_of
     from locum.study import Study
 
-    connection = client(home)
-    study = connection.submit(Study.load(file))
+    folder, study = home.expanduser(), Study.load(file)
+    budget_of(study)
+    identity = load_key(key, folder)
+    sender = name or Membership.load(folder).name
+    where = out or file.with_suffix(".signed.json")
+    try:
+        with where.open("xb") as f:
+            f.write(SignedStudy.sign(study, sender, identity).encode())
+    except FileExistsError:
+        raise Conflict(f"{where} exists already.", fix="remove it, or choose another place with --out") from None
+    except OSError as error:
+        raise Conflict(f"{where} cannot be written: {error.strerror}.", fix="choose another place with --out") from None
+    if as_json:
+        emit({"file": where, "study": study.digest, "by": sender, "key": identity.public.fingerprint})
+        return
+    said = console()
+    said.print(f"Signed '{study.name}' as '{sender}' with the key {identity.public.fingerprint}.\ndigest {study.digest}", markup=False)
+    said.print(f"Wrote {where}. Next: locum study submit {where}", markup=False)
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(help="The study file, or what 'locum study sign' wrote.")],
+    key: Key = None,
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Sign a study, unless it is signed, and send it to the coordinator; its first run starts when enough sites have approved."""
+    from locum.client import signed
+    from locum.study import Study
+
+    connection = client(home, key=key)
+    own, found = connection.api.connection, signed.read(file)
+    study = connection.submit(signed.handed_in(found, own.name, own.identity.public), found.envelope) if found else connection.submit(Study.load(file))
     run = find_run(connection, study.digest)
     if as_json:
         emit({"study": study.digest, "run": run.id, "status": run.status})

@@ -47,8 +47,8 @@ class Client:
         """Wait for any call of `api`."""
         return self._runner.run(call)
 
-    def submit(self, study: Study) -> StudyView:
-        return self(self.api.submit(study))
+    def submit(self, study: Study, envelope: str = "") -> StudyView:
+        return self(self.api.submit(study, envelope))
 
     def start_run(self, study: str) -> RunView:
         return self(self.api.start_run(study))
