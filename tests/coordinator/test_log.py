@@ -134,3 +134,20 @@ def test_what_may_be_asked_is_bounded(world: Any) -> None:
     ):
         assert ada.send("GET", target).status_code == 400, target
     assert json.loads(ada.call("GET", "/v1/log/entries?subject=nobody").content) == {"entries": []}
+
+
+def test_a_site_that_was_revoked_cosigns_nothing_more(world: Any) -> None:
+    """Not even in the second in which a replica may still know its key: the log would show a witness after its end."""
+    from locum.coordinator.journal import Journal
+    from locum.coordinator.parties import revoke
+    from locum.coordinator.server import open_store
+    from locum.errors import Forbidden
+
+    federation, _ = world
+    signed, site = head(federation), list(federation.sites.values())[-1]
+    text = signed.cosigned(NoteKey(site.name, site.identity.public.raw, WITNESS), site.identity.sign_note, 1_800_000_000).text()
+    with open_store(federation.folder, lambda: 1.0) as store:
+        journal = Journal(store, federation.folder.identity, federation.folder.federation)
+        revoke(store, site.name)
+        with pytest.raises(Forbidden):
+            journal.cosign(site.name, site.identity.public, text)

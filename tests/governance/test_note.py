@@ -83,3 +83,36 @@ def test_bad_notes(text: str) -> None:
 def test_bad_keys(text: str) -> None:
     with pytest.raises(LogError):
         NoteKey.parse(text)
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\x0b", "\x85", "\r"])
+def test_a_line_ends_with_a_line_feed_alone(end: str) -> None:
+    good = Signed.by(POINT, LOG_KEY, LOG_PRIVATE.sign).text()
+    with pytest.raises(LogError):
+        Signed.parse(good[:-1] + end)
+
+
+def test_a_size_that_not_every_reader_can_hold() -> None:
+    root = base64.b64encode(bytes(32)).decode()
+    assert Checkpoint.parse(f"a\n{2**53 - 1}\n{root}\n").size == 2**53 - 1
+    with pytest.raises(LogError):
+        Checkpoint.parse(f"a\n{2**53}\n{root}\n")
+
+
+def test_own_keeps_one_verified_line_of_each_key() -> None:
+    signed = Signed.by(POINT, LOG_KEY, LOG_PRIVATE.sign).cosigned(SITE, SITE_PRIVATE.sign, 5)
+    junk = (SITE.name, b"\x00" * 4 + bytes(72))  # another key's id under the same name
+    assert Signed(POINT, (junk, *signed.lines)).own(LOG_KEY, SITE) == signed
+    for lines in (
+        signed.lines[:1],
+        (*signed.lines, signed.lines[1]),
+        ((SITE.name, SITE.id + bytes(72)), *signed.lines),
+        ((LOG_KEY.name, LOG_KEY.id + bytes(64)), *signed.lines),
+    ):
+        with pytest.raises(LogError):
+            Signed(POINT, lines).own(LOG_KEY, SITE)
+
+
+def test_a_key_of_small_order_signs_nothing() -> None:
+    weak = NoteKey("weak", bytes([1]) + bytes(31))
+    assert not weak.verify(bytes([1]) + bytes(63), b"any text at all")

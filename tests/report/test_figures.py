@@ -148,7 +148,7 @@ def test_the_report_command_takes_a_folder_for_them(ran: tuple[dict[str, Any], d
     hub = SimpleNamespace(run=lambda _: view, rounds=lambda _: [], study=lambda _: SimpleNamespace(manifest=json.dumps(study)))
     monkeypatch.setattr(run_, "client", lambda _: hub)
     monkeypatch.setattr(run_, "find_run", lambda *_: view)
-    monkeypatch.setattr(run_, "_card", lambda *_: {})
+    monkeypatch.setattr(run_, "privacy_card", lambda *_: {})
     done = CliRunner().invoke(run_.app, ["report", "r1", str(tmp_path / "r.html"), "--figures", str(tmp_path / "f"), "--json"])
     assert done.exit_code == 0, done.output
     assert sorted(f.name for f in (tmp_path / "f").iterdir()) == sorted(files_of(figures_of(results, study)))

@@ -330,3 +330,29 @@ def test_a_store_of_the_release_before_keeps_its_decisions(rogue: Any, study: An
         ruling = SiteRules(store, "victim").ask("round", known, data="main", patients=0)
         assert ruling.allowed
         assert ruling.context["code_changed"] is True  # whether that needs a new approval is for the rules to say
+
+
+def test_a_link_to_rules_that_are_gone_is_no_missing_file(tmp_path: Path) -> None:
+    """Without the file the default holds; a link that leads nowhere was meant to be something else."""
+    from locum.governance.policy.source import PolicyError
+    from locum.site.policy import read_rules
+
+    path = tmp_path / "policy.cedar"
+    assert read_rules(path) is None
+    path.symlink_to(tmp_path / "gone.cedar")
+    with pytest.raises(PolicyError, match="link"):
+        read_rules(path)
+
+
+def test_an_edit_that_keeps_size_and_time_is_noticed(tmp_path: Path) -> None:
+    import os
+
+    from locum.site.policy import _stamp
+
+    path = tmp_path / "policy.cedar"
+    path.write_text("permit-a")
+    before, times = _stamp(path), path.stat()
+    path.write_text("permit-b")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_mtime_ns == times.st_mtime_ns
+    assert _stamp(path) != before

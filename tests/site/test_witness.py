@@ -37,7 +37,9 @@ class Liar(Api):
 
     async def checkpoint(self, *, witnessed: bool = False) -> Signed:
         name = log_origin(self.connection.federation)
-        return Signed.by(Checkpoint(name, len(self.leaves), self.tree().root()), NoteKey(name, self.key.public.raw), self.key.sign_note)
+        signed = Signed.by(Checkpoint(name, len(self.leaves), self.tree().root()), NoteKey(name, self.key.public.raw), self.key.sign_note)
+        kept = [Signed.parse(text) for text in self.cosigned]
+        return Signed(signed.checkpoint, (*signed.lines, *(s.lines[-1] for s in kept if s.checkpoint == signed.checkpoint)))
 
     async def consistency(self, old: int, new: int) -> list[bytes]:
         return self.tree().consistency(old, new)
@@ -70,6 +72,52 @@ def test_a_log_that_grows_is_cosigned_once(witness: Any) -> None:
     assert look(w) == 11
     assert [Signed.parse(t).checkpoint.size for t in api.cosigned] == [10, 11]
     assert set(Signed.parse(api.cosigned[-1]).witnesses([w.me])) == {w.me.name}
+
+
+def test_a_cosignature_that_did_not_arrive_is_sent_again(witness: Any) -> None:
+    w, api = witness
+    assert look(w) == 10
+    first = api.cosigned.pop()  # the connection broke
+    assert look(w) == 10
+    assert api.cosigned == [first]  # the same signature: nothing new was said
+    assert look(w) == 10
+    assert api.cosigned == [first]
+
+
+def test_two_logs_by_turns_are_evidence_at_the_first_turn(witness: Any) -> None:
+    w, api = witness
+    assert look(w) == 10
+    one, other = api.leaves, [leaf_hash(b"other %d" % i) for i in range(12)]
+    api.leaves = other
+    assert look(w) is None
+    api.leaves = one
+    assert look(w) is None
+    assert len(w.store.log_forks()) == 1
+
+
+def test_an_old_head_played_back_stops_the_site(witness: Any) -> None:
+    w, api = witness
+    api.leaves = api.leaves[:7]
+    assert look(w) == 7
+    api.leaves = [*api.leaves, *(leaf_hash(b"more %d" % i) for i in range(4))]
+    assert look(w) == 11
+    api.leaves = api.leaves[:7]
+    assert look(w) is None
+    assert "shorter" in w.store.log_forks()[0].what
+
+
+def test_a_site_answers_rounds_while_the_log_is_never_shown(federation: Any, study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is hidden is no evidence of a lie: it is seen from what no site has cosigned."""
+
+    async def never(self: Witness) -> int | None:
+        await asyncio.sleep(3600)
+        return None
+
+    monkeypatch.setattr(Witness, "look", never)
+    sites = federation.sites()
+    with federation.serve(sites):
+        view = federation.finish(federation.submit(study("hidden"), sites))
+    assert view.status == "finished", view.error
 
 
 @pytest.mark.parametrize("lie", ["edited", "deleted", "reordered", "inserted", "another"])

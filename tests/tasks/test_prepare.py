@@ -117,7 +117,7 @@ def test_every_registered_transform_says_whether_it_is_row_wise():
     from locum.tasks.base import _EXACT, _PRIVATE
 
     found = {cls for cls in (*_EXACT.values(), *_PRIVATE.values()) if issubclass(cls, Transform)}
-    assert {cls.kind: cls.row_wise for cls in found} == {"impute": True, "combat": False, "pca": True, "genotype_pca": True}
+    assert {cls.kind: cls.row_wise for cls in found} == {"impute": True, "combat": False, "pca": True, "genotype_pca": True, "signal_features": True}
 
 
 def test_too_many_transforms():

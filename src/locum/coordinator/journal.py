@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 
 from locum.coordinator.store import Store, Tx
-from locum.coordinator.tables import cosignatures, log_entries, log_head, log_tiles
-from locum.errors import Conflict, NotFound
+from locum.coordinator.tables import cosignatures, log_entries, log_head, log_tiles, parties
+from locum.errors import Conflict, Forbidden, NotFound
 from locum.federation.identity import Identity, PublicKey
 from locum.governance.events import Entry, Event, log_origin
 from locum.governance.log import Checkpoint, NoteKey, Signed, Tree, leaf_hash
@@ -134,9 +134,7 @@ class Journal:
         """Keep a site's cosignature under a checkpoint of this log. Raises `LogError` for one that is not its own, `Conflict` for an old one."""
         signed = Signed.parse(text)
         signed.verify(self.key)
-        if not signed.witnesses([NoteKey(site, key.raw, WITNESS)]):
-            raise LogError("The checkpoint has no cosignature by this site.")
-        bare, line = next((x for x in signed.lines if x[0] == self.key.name), None), next(x for x in signed.lines if x[0] == site)
+        bare, line = signed.own(self.key, NoteKey(site, key.raw, WITNESS)).lines  # what else was sent is not kept, for others would have to judge it
         size = signed.checkpoint.size
         if self.store.read(lambda tx: Tree(_Tiles(tx), _head(tx).built).root(size)) != signed.checkpoint.root:
             raise LogError(
@@ -144,11 +142,14 @@ class Journal:
             )
 
         def change(tx: Tx) -> None:
+            here = (parties.c.name == site, parties.c.public_key == str(key), parties.c.revoked.is_(None))
+            if tx.first(select(parties.c.name).where(*here).with_for_update()) is None:  # else the log would show a witness after its end
+                raise Forbidden("This key is not enrolled any more.", fix="ask the coordinator's operator")
             known = tx.first(select(cosignatures.c.size).where(cosignatures.c.site == site))
             if known and known.size > size:
                 raise Conflict("This site has cosigned a later checkpoint already.")
             tx.execute(delete(cosignatures).where(cosignatures.c.site == site))
-            tx.execute(insert(cosignatures).values(site=site, size=size, line=line[1], checkpoint=Signed(signed.checkpoint, (bare,) if bare else ()).text()))
+            tx.execute(insert(cosignatures).values(site=site, size=size, line=line[1], checkpoint=Signed(signed.checkpoint, (bare,)).text()))
 
         self.store.write(change)
 

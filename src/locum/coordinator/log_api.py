@@ -15,7 +15,7 @@ from locum.federation.wire import LogEntries, LogEntry, Proof
 from locum.governance.log.note import MAX_NOTE_BYTES
 from locum.governance.log.tree import WIDTH
 
-_PATH = re.compile(r"^(entries|[0-9]{1,2})/((?:x[0-9]{3}/){0,5}[0-9]{3})(?:\.p/([0-9]{1,3}))?$")
+_PATH = re.compile(r"^(entries|[0-9]{1,2})/((?:x[0-9]{3}/){0,4}[0-9]{3})(?:\.p/([0-9]{1,3}))?\Z")
 MOST_SUBJECTS = 64
 
 
@@ -42,7 +42,7 @@ async def inclusion(call: Call) -> Response:
 
 async def about(call: Call) -> Response:
     subjects = [s for s in call.request.query_params.get("subject", "").split(",") if s]
-    if not 0 < len(subjects) <= MOST_SUBJECTS:
+    if not 0 < len(subjects) <= MOST_SUBJECTS or not all(len(s) <= 128 and s.isprintable() for s in subjects):
         raise ManifestError(f"Ask for the entries about 1 to {MOST_SUBJECTS} subjects.", fix="subject=ID,ID,...")
     found = await call.services.thread(call.services.journal.about, *subjects)
     return reply(LogEntries(tuple(LogEntry(n, body.decode()) for n, body in found)))

@@ -200,7 +200,8 @@ def _line(tx: Tx, name: str, *, lock: bool = False) -> Any:
 
 
 def _version(tx: Tx, party: Party, name: str, version: int) -> Any:
-    row = tx.first(select(versions).join(lines, lines.c.name == versions.c.line).where(versions.c.line == name, versions.c.version == version, visible(party)))
+    here = (versions.c.line == name, versions.c.version == version, visible(party))
+    row = tx.first(select(versions, lines.c.state).join(lines, lines.c.name == versions.c.line).where(*here))
     if row is None:
         raise NotFound("There is no such version.", fix="locum model list shows them")
     return row
@@ -235,6 +236,11 @@ def _record_block(tx: Tx, line: str, version: int, model: str, verdict: Verdict)
 
 
 def _keep_verdict(tx: Tx, row: Any, verdict: Verdict, basis: int) -> None:
+    """Unless somebody has decided, or judged it, meanwhile: the verdict under which a version was promoted stays with it."""
+    line = _line(tx, row.line, lock=True)
+    now = tx.first(select(versions.c.status, versions.c.verdict).where(versions.c.line == row.line, versions.c.version == row.version))
+    if (line.state, now.status, now.verdict) != (row.state, "candidate", row.verdict):
+        return
     _set(tx, row.line, row.version, verdict=verdict.canonical.decode(), basis=basis)
     if verdict.status == "BLOCK":
         _record_block(tx, row.line, row.version, row.model, verdict)

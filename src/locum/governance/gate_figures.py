@@ -17,6 +17,7 @@ from locum.study.governance import BETTER
 
 Z95, Z90 = 1.959963984540054, 1.6448536269514722
 """The 97.5 % and 95 % points of the standard normal distribution."""
+MOST = 1e150
 _SHARES = ("accuracy", "sensitivity", "specificity", "macro_sensitivity")
 
 
@@ -48,21 +49,23 @@ def read(result: Mapping[str, Any], name: str) -> Figure | None:
     calibration = result.get("calibration")
     if found is None and isinstance(calibration, Mapping):
         key = name.removeprefix("calibration_")
-        found, se = calibration.get(key), _number(calibration.get(f"{key}_se"))
+        found, se = calibration.get(key), number(calibration.get(f"{key}_se"))
     if isinstance(found, Mapping):
-        value, se = _number(found.get("value")), _number(found.get("se"))
-        low, high, error = (_number(found.get(k)) for k in ("low", "high", "error_bound"))
+        value, se = number(found.get("value")), number(found.get("se"))
+        low, high, error = (number(found.get(k)) for k in ("low", "high", "error_bound"))
     else:
-        value, low, high, error = _number(found), None, None, None
+        value, low, high, error = number(found), None, None, None
     if value is None:
         return None
+    if (se is not None and se < 0) or (error is not None and error < 0):  # no precision at all
+        return Figure(value)
     if se is None:
-        se = _from_counts(name, value, _number(result.get("n")))
+        se = _from_counts(name, value, number(result.get("n")))
     if se is not None and low is None and high is None:
         low, high = value - Z95 * se - (error or 0.0), value + Z95 * se + (error or 0.0)
     noise = result.get("noise_sd")
     if se is not None and isinstance(noise, Mapping) and name != "auc":  # the AUC's own standard error has it
-        se = math.hypot(se, _number(noise.get(name)) or 0.0)
+        se = math.hypot(se, number(noise.get(name)) or 0.0)
         low, high = value - Z95 * se, value + Z95 * se
     return Figure(value, se, low, high, error or 0.0)
 
@@ -88,8 +91,9 @@ def _from_counts(name: str, value: float, n: float | None) -> float | None:
     return math.sqrt(value * (1 - value) / n) if known and n else None
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+def number(value: Any) -> float | None:
+    """A number of a size that sums and squares of it can be computed; anything else is none."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST else None
 
 
 def not_worse(key: str, title: str, name: str, margin: float, result: Mapping[str, Any], before: Any, version: int) -> Check:

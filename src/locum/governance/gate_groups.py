@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from locum.governance.gate_figures import Figure, not_worse, read, words
+from locum.governance.gate_figures import Figure, not_worse, number, read, words
 from locum.governance.gate_verdict import Check
 from locum.study.governance import BETTER
 from locum.study.manifest import Gate
@@ -97,22 +97,27 @@ def _sites(gate: Gate, sites: Mapping[str, Any]) -> Iterator[Check]:
         key, title, asked = f"worst_site.{name}", f"{words(name)}, worst site", f"{'at least' if better else 'at most'} {bound:g}"
         found = sites.get(name)
         ends = found.get("worst_between") if isinstance(found, Mapping) else None
-        if not isinstance(found, Mapping) or not isinstance(ends, list) or len(ends) != 2:
+        low, high = (number(e) for e in ends) if isinstance(ends, list) and len(ends) == 2 else (None, None)
+        if not isinstance(found, Mapping) or low is None or high is None:
             yield Check(key, title, "BLOCK", "too few sites have enough patients for it to be said without naming one", bound=asked)
             continue
-        certain, best = (ends[0], ends[1]) if better else (ends[1], ends[0])
+        certain, best = (low, high) if better else (high, low)
         good = certain >= bound if better else certain <= bound
-        how = f"for certain it is no worse than {certain:.4g} and no better than {best:.4g}: from mean and standard deviation of {found['sites']} sites"
+        how = f"for certain it is no worse than {certain:.4g} and no better than {best:.4g}: from mean and standard deviation of {found.get('sites')} sites"
         yield Check(key, title, "PASS" if good else "BLOCK", how, certain, asked)
     if gate.sites_missing is None:
         return
-    floors = {name: s for name, s in sites.items() if isinstance(s, Mapping) and isinstance(s.get("sites_missing_it"), list)}
+    floors = {name: s for name, s in sites.items() if isinstance(s, Mapping) and s.get("sites_missing_it") is not None}
     asked = f"at most {gate.sites_missing:.3g} of the sites"
     if not floors:
         yield Check("sites_missing", "Sites below the floor", "BLOCK", "the step states no floor, or too few sites have enough patients", bound=asked)
     for name, s in floors.items():
-        low, high = s["sites_missing_it"]
-        share, many = high / s["sites"], f"{low}" if low == high else f"{low} to {high}"
+        asks = s["sites_missing_it"]
+        low, high, n, floor = (number(v) for v in (*asks, s.get("sites"), s.get("floor"))) if isinstance(asks, list) and len(asks) == 2 else (None,) * 4
+        if low is None or high is None or floor is None or not n or n < 0 or not 0 <= low <= high <= n:
+            yield Check(f"sites_missing.{name}", f"{words(name)}, sites below the floor", "BLOCK", "the step does not say how many they are", bound=asked)
+            continue
+        share, many = high / n, f"{low:g}" if low == high else f"{low:g} to {high:g}"
         good = share <= gate.sites_missing
-        how = f"{many} of {s['sites']} sites do not reach {s['floor']:g}"
+        how = f"{many} of {n:g} sites do not reach {floor:g}"
         yield Check(f"sites_missing.{name}", f"{words(name)}, sites below the floor", "PASS" if good else "BLOCK", how, share, asked)

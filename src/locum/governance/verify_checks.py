@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from locum.governance.verify_formats import Bad, Entry, Log, Note, canonical, fingerprint, included, open_envelope, parse, sha256, signed, unb64
+from locum.governance.verify_formats import Bad, Entry, Log, Note, canonical, fingerprint, included, number, open_envelope, parse, sha256, signed, unb64
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Bundle:
     @cached_property
     def combined(self) -> dict[int, Entry]:
         """The log's entry about each round that was summed."""
-        return {e.details["seq"]: e for e in self.log.about(self.study["run"], "coordinator:round:combined")}
+        return {number(e.details["seq"]): e for e in self.log.about(self.study["run"], "coordinator:round:combined")}
 
 
 Problems = list[str]
@@ -177,12 +177,11 @@ def rosters(b: Bundle, wrong: Problems) -> str:
             wrong.append(f"roster {body['version']} is not signed by the consortium: it was altered or swapped")
         if body["federation"] != b.federation:
             wrong.append(f"roster {body['version']} is another federation's")
-        b.log.one(digest, "consortium:roster:installed", version=body["version"])
-        listed[digest] = body
-    masked = 0
+        listed[digest] = body | {"since": b.log.one(digest, "consortium:roster:installed", version=body["version"]).n}
+    masked, newest = 0, 0
     for r in b.rounds:
         a = b.assignment(r)
-        if not a.get("session"):
+        if a.get("session") is None:
             continue
         masked += 1
         roster = listed.get(a["session"]["roster"])
@@ -190,6 +189,9 @@ def rosters(b: Bundle, wrong: Problems) -> str:
             wrong.append(f"round {r['seq']} was masked under a roster that the bundle does not have")
             continue
         first, last = _when(b, r["seq"])
+        if roster["since"] > last or number(roster["version"]) < newest:
+            wrong.append(f"round {r['seq']} was masked under a roster that was not in force then")
+        newest = max(newest, number(roster["version"]))
         for name in a["roster"]:
             if name not in roster["sites"] or unb64(roster["sites"][name]) not in b.log.keys(name, first, last):
                 wrong.append(f"round {r['seq']}: the key of {name} is not the one in the consortium's roster")
@@ -201,6 +203,8 @@ def rounds(b: Bundle, wrong: Problems) -> str:
     failed = {e.details["seq"] for e in b.log.about(run, "coordinator:round:failed")}
     if [r["seq"] for r in b.rounds] != list(range(len(b.rounds))):
         wrong.append("the rounds are not numbered without a gap: one was left out")
+    if len(b.log.about(run, "coordinator:round:combined")) > len(b.combined):
+        wrong.append("a round was summed twice: two sums over other sites tell what those sites answered")
     wrong += [f"round {seq} is in the log, and not in the bundle" for seq in sorted(({*b.combined} | failed) - {r["seq"] for r in b.rounds})]
     state = None
     for r in b.rounds:
@@ -234,7 +238,7 @@ def answers(b: Bundle, wrong: Problems) -> str:
         given = {}
         for name in sorted(r["answers"]):
             try:
-                wanted = {"kind": "release", "study": s["study"], "run": s["run"], "seq": seq, "phase": "masked" if a.get("session") else "release"}
+                wanted = {"kind": "release", "study": s["study"], "run": s["run"], "seq": seq, "phase": "release" if a.get("session") is None else "masked"}
                 given[name] = open_envelope(r["answers"][name], name, b.log.keys(name, first, last), **wanted)["digest"]
                 if name not in a["roster"]:
                     raise Bad("it was not asked")

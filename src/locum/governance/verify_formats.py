@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import json
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ def parse(raw: bytes, what: str, *, one_form: bool = True) -> Any:
         return dict(pairs)
 
     try:
-        value = json.loads(raw, object_pairs_hook=once)
+        value = json.loads(raw, object_pairs_hook=once, parse_constant=_no_number)
         if one_form and canonical(value) != raw:
             raise Bad(f"{what} is not in canonical form")
     except (ValueError, RecursionError):
@@ -57,12 +58,31 @@ def parse(raw: bytes, what: str, *, one_form: bool = True) -> Any:
     return value
 
 
+def _no_number(_: str) -> None:
+    raise ValueError
+
+
 def sha256(*parts: bytes) -> bytes:
     return hashlib.sha256(b"".join(parts)).digest()
 
 
 def unb64(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", text):
+        raise ValueError
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_")
+
+
+def unhex(text: str) -> bytes:
+    if not re.fullmatch(r"([0-9a-f]{2})*", text):
+        raise ValueError
+    return bytes.fromhex(text)
+
+
+def number(value: Any) -> int:
+    """A whole number that every reader has as the same one."""
+    if type(value) is not int or not 0 <= value < 1 << 53:
+        raise ValueError
+    return value
 
 
 def fingerprint(raw: bytes) -> str:
@@ -70,6 +90,13 @@ def fingerprint(raw: bytes) -> str:
     return "-".join(digest[i : i + 4] for i in range(0, 16, 4))
 
 
+_P = (1 << 255) - 19
+_EIGHT = (0, 1, _P - 1, *(int(y, 16) for y in (
+    "05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826",
+    "7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7",
+)))  # fmt: skip
+SMALL_ORDER = frozenset((y + again | sign << 255).to_bytes(32, "little") for y in _EIGHT for again in (0, _P) for sign in (0, 1) if y + again < 1 << 255)
+"""Keys under which one signature is good for many texts: their point has an order of at most 8. Not every library refuses them."""
 _KEYS: dict[bytes, Ed25519PublicKey] = {}
 
 
@@ -80,7 +107,7 @@ def signed(key: bytes, signature: bytes, message: bytes) -> bool:
         _KEYS[key].verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
-    return True
+    return key not in SMALL_ORDER
 
 
 def included(n: int, size: int, entry: bytes, proof: Sequence[bytes], root: bytes) -> bool:
@@ -113,10 +140,11 @@ class Note:
     def parse(cls, note: str) -> Note:
         text, _, rest = note.partition("\n\n")
         origin, size, root = text.split("\n")
-        lines = [line.split(" ") for line in rest.splitlines()]
-        if any(len(x) != 3 or x[0] != "—" for x in lines) or str(int(size)) != size or len(unb64root(root)) != 32:
+        lines = [line.split(" ") for line in rest[:-1].split("\n")] if rest != "\n" else []
+        good = rest.endswith("\n") and re.fullmatch(r"0|[1-9][0-9]{0,15}", size) and int(size) < 1 << 53 and len(unb64root(root)) == 32
+        if not good or any(len(x) != 3 or x[0] != "—" for x in lines):
             raise Bad("the checkpoint is not in its one form")
-        return cls(text + "\n", origin, int(size), unb64root(root), [(x[1], base64.b64decode(x[2], validate=True)) for x in lines])
+        return cls(text + "\n", origin, int(size), unb64root(root), [(x[1], unb64root(x[2])) for x in lines])
 
     @staticmethod
     def id(name: str, kind: int, key: bytes) -> bytes:
@@ -124,7 +152,9 @@ class Note:
 
 
 def unb64root(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
+    if not re.fullmatch(r"[A-Za-z0-9+/]*={0,2}", text) or len(text) % 4:
+        raise ValueError
+    return base64.b64decode(text)
 
 
 def open_envelope(text: str, sender: str, keys: Sequence[bytes], **expected: object) -> dict[str, Any]:
@@ -134,7 +164,8 @@ def open_envelope(text: str, sender: str, keys: Sequence[bytes], **expected: obj
         raise Bad(f"it is not signed by {sender}'s key")
     value = parse(raw[64:], "an envelope", one_form=False)
     for name, wanted in {"sender": sender, **expected}.items():
-        if value.get(name, {"run": "", "seq": -1}.get(name)) != wanted:
+        found = value.get(name, {"run": "", "seq": -1}.get(name))
+        if type(found) is not type(wanted) or found != wanted:
             raise Bad(f"it was made for another {name}: it is replayed or stale")
     return dict(value)
 
@@ -146,9 +177,21 @@ def read(path: str) -> tuple[dict[str, bytes], str]:
     """Every file but the model, and the model's SHA-256 ('' if it is not here). Raises `Bad`."""
     try:
         with zipfile.ZipFile(path) as archive:
+            _one_directory(archive)
             return _read(archive)
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise Bad(f"the bundle cannot be read as a zip file ({type(error).__name__})") from None
+
+
+def _one_directory(archive: zipfile.ZipFile) -> None:
+    """That no second directory, of the 64-bit kind, stands beside one that says all: readers would differ in which they believe."""
+    file = archive.fp
+    if file is None or file.seek(0, 2) < 42:
+        return
+    file.seek(-42, 2)
+    locator, end = file.read(20), file.read(22)
+    if locator[:4] == b"PK\x06\x07" and end[8:12] != b"\xff" * 4 and end[12:16] != b"\xff" * 4 and end[16:20] != b"\xff" * 4:
+        raise Bad("it has two directories, and readers would differ in which they believe")
 
 
 def _read(archive: zipfile.ZipFile) -> tuple[dict[str, bytes], str]:
@@ -168,6 +211,8 @@ def _read(archive: zipfile.ZipFile) -> tuple[dict[str, bytes], str]:
             raise Bad(f"'{m.filename[:80]}' is an extra file, or its name leads out of the bundle")
         if m.flag_bits & 1 or m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise Bad(f"'{m.filename}' is encrypted, or packed in a way that is not read here")
+        if m.orig_filename != m.filename or m.external_attr >> 28 == 0xA:
+            raise Bad(f"'{m.filename}' is a link, or goes by another name as well")
     if INDEX not in names:
         raise Bad(f"{INDEX} is missing")
     left = [MOST_BYTES]
@@ -182,7 +227,7 @@ def _read(archive: zipfile.ZipFile) -> tuple[dict[str, bytes], str]:
     files: dict[str, bytes] = {}
     model = ""
     for name in sorted(listed):
-        limit, digest, kept = int(listed[name]["bytes"]), hashlib.sha256(), []
+        limit, digest, kept = number(listed[name]["bytes"]), hashlib.sha256(), []
         budget = [MOST_MODEL_BYTES] if name == MODEL else left
         for piece in _pieces(archive, name, limit, budget):
             digest.update(piece)
@@ -234,7 +279,7 @@ class Log:
         self.entries: list[Entry] = []
         for given in listed:
             value = parse(given["body"].encode(), f"entry {given['n']}")
-            self.entries.append(Entry(int(given["n"]), given["body"].encode(), [bytes.fromhex(h) for h in given["proof"]], **value))
+            self.entries.append(Entry(number(given["n"]), given["body"].encode(), [unhex(h) for h in given["proof"]], **value))
         self.entries.sort(key=lambda e: e.n)
         self.spans: dict[str, list[tuple[bytes, int, float]]] = {}
         self._about: dict[str, list[Entry]] = {}

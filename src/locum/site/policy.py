@@ -160,6 +160,8 @@ def read_rules(path: Path) -> str | None:
             raw = file.read(MAX_BYTES + 1)
         return raw.decode().replace("\r\n", "\n")
     except FileNotFoundError:
+        if path.is_symlink():
+            raise PolicyError(f"{path.name} is a link to a file that is not there.", fix="put the file back, or delete the link") from None
         return None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -215,4 +217,4 @@ def _stamp(path: Path) -> object:
         s = path.stat()
     except OSError:
         return None
-    return s.st_mtime_ns, s.st_size, s.st_ino
+    return s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino, s.st_dev  # a copy may keep the first, and nobody can set the second

@@ -33,6 +33,9 @@ class Witness:
         """Whether this site has evidence against the log."""
         return any(not fork.settled for fork in self.store.log_forks())
 
+    def _line(self, seen: Signed) -> tuple[str, bytes] | None:
+        return next((line for line in seen.lines if line[0] == self.me.name and line[1][:4] == self.me.id), None)
+
     async def look(self) -> int | None:
         """Verify the log's head and cosign it if it has grown; the size that is cosigned now, None where there is evidence against it.
 
@@ -45,7 +48,9 @@ class Witness:
         seen = Signed.parse(self.store.log_head()) if self.store.log_head() else None
         old, root = (seen.checkpoint.size, seen.checkpoint.root) if seen else (0, EMPTY)
         new = shown.checkpoint
-        if (old, root) == (new.size, new.root):
+        if seen and (old, root) == (new.size, new.root):
+            if self._line(seen) not in shown.lines:  # it did not arrive, or was dropped
+                await self.api.cosign(seen.text())
             return old
         try:
             proof = await self.api.consistency(old, new.size) if 0 < old < new.size else []

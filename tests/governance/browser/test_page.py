@@ -9,6 +9,7 @@ import pytest
 
 from locum.governance.page import page
 from locum.governance.verify import verify
+from locum.testing.doubles import DOUBLES
 from locum.testing.forgery import FORGERIES
 from locum.testing.record import World
 
@@ -49,6 +50,14 @@ def test_a_forgery_is_detected_and_named(opened: Any, tmp_path: Path, name: str)
     if made.check != "files":  # how an archive is broken, each reader says in its own way
         assert shown == told
     assert opened.value("document.getElementById('verdict').textContent").startswith("THIS BUNDLE DOES NOT HOLD")
+
+
+@pytest.mark.parametrize("name", sorted(DOUBLES))
+def test_what_could_be_read_in_two_ways_is_refused_by_both(opened: Any, tmp_path: Path, name: str) -> None:
+    path, words = DOUBLES[name](tmp_path / "b.zip")
+    shown, told = report(opened, path)
+    assert [c["check"] for c in shown if not c["ok"]] == [c["check"] for c in told if not c["ok"]]
+    assert any(words in " ".join(c["problems"]) for c in shown)
 
 
 def test_the_page_opens_no_connection_and_runs_nothing_else(opened: Any, tmp_path: Path) -> None:

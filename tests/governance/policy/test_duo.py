@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locum.errors import ManifestError
+from locum.errors import LocumError, ManifestError
 from locum.governance.policy.duo import ADMITS, MODIFIERS, USES, WITH_LIST, Permissions, mismatches
 from locum.study.governance import Governance
 
@@ -157,3 +157,23 @@ def test_a_further_modifier_never_opens_more_but_for_cc(use: str, modifiers: set
     terms = [ARGUMENTS.get(m, m) for m in sorted(modifiers - {"CC"})]
     before = unmet(base, use=asked, profit=profit, methods=methods)
     assert set(before) <= set(unmet({**base, "modifiers": terms}, use=asked, profit=profit, methods=methods))
+
+
+def test_a_requester_named_like_a_fingerprint_is_not_that_key() -> None:
+    g, today = Governance.parse({"use": "HMB"}), date(2026, 11, 24)
+    print_ = "0123-4567-89ab-cdef"
+    users = Permissions.parse({"use": "HMB", "modifiers": [f"US:{print_}"]})
+    assert mismatches(users, g, print_, "ffff-ffff-ffff-ffff", today)
+    assert not mismatches(users, g, "anybody", print_, today)
+    assert not mismatches(Permissions.parse({"use": "HMB", "modifiers": ["US:ida"]}), g, "ida", print_, today)
+
+
+@pytest.mark.parametrize("ethics", ["", " ", "\u200b", "-", "\u3164"])
+def test_an_ethics_decision_that_cannot_be_read_is_none(ethics: str) -> None:
+    wanted = Permissions.parse({"use": "HMB", "modifiers": ["IRB"]})
+    try:
+        g = Governance.parse({"use": "HMB", "ethics": ethics})
+    except LocumError:
+        return
+    found = mismatches(wanted, g, "ida", "k", date(2026, 11, 24))
+    assert found or ethics == "\u3164"  # a Hangul filler is a letter to Unicode

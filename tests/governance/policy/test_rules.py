@@ -62,7 +62,7 @@ def test_presets_load_and_are_in_cedars_own_format(name: str) -> None:
         ("x" * (MAX_BYTES + 1), "larger than"),
         (PERMIT * 501, "more than 500 rules"),
         ('"', "a string has no end"),
-        ("\x00;", "does not parse"),
+        ("\x00;", "a character that is not seen"),
     ],
 )
 def test_rules_that_are_refused(text: str, says: str) -> None:
@@ -154,3 +154,11 @@ def test_the_digest_is_of_the_text() -> None:
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(PolicyError, match="did you mean 'cms'"):
         preset("cmss")
+
+
+@pytest.mark.parametrize("hidden", ["\r", "\u200b", "\u202e", "\x0b"])
+def test_a_rule_cannot_hide_behind_what_only_one_reader_takes_for_a_line_end(hidden: str) -> None:
+    """A lone CR ends a comment for Cedar; it must not be able to hold a rule that people do not see."""
+    text = '@id("all") permit (principal, action, resource);\n// a comment' + hidden + '@id("more") permit (principal, action, resource);\n'
+    with pytest.raises(PolicyError):
+        Policy.load(text)

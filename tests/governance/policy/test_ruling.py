@@ -110,12 +110,21 @@ def test_an_approval_counts_until_its_last_day(question: Make) -> None:
         assert judge(DEFAULT, action, replace(q, now=datetime(2026, 11, 25, tzinfo=UTC))).code == code
 
 
+def test_an_approval_of_something_else_counts_for_nothing(question: Make) -> None:
+    for other in ({"study": "2" * 64}, {"data": "another"}):
+        q = question(approval=approval(**other))
+        ruling = judge(DEFAULT, "round", q)
+        assert ruling.code == "policy"
+        assert any("another" in day for day in ruling.days)
+        assert judge(DEFAULT, "approve", q).allowed
+
+
 def test_another_program_needs_a_new_approval_where_the_rules_ask(question: Make) -> None:
     same, other = question(approval=approval()), question(approval=approval(code="b" * 64))
     assert judge(DEFAULT, "round", other).allowed
     assert judge(NEW, "round", same).allowed
     assert judge(NEW, "round", other).code == "changed"
-    both = replace(other, study=question({"use": "POA"}).study)  # what a new approval would not cure is another code
+    both = question({"use": "POA"}, approval=approval(code="b" * 64))  # what a new approval would not cure is another code
     assert judge(NEW, "round", both).code == "policy"
     assert judge(NEW, "approve", other).allowed
     assert judge(NEW, "round", question()).code == "changed"  # approved by a release that kept no program

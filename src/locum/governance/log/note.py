@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -25,6 +26,10 @@ from locum.governance.log.merkle import LogError
 
 LOG, WITNESS = 1, 4
 MAX_NOTE_BYTES = 1 << 17
+MOST_ENTRIES = (1 << 53) - 1
+"""The largest size that every reader has as a whole number: JSON and JavaScript end there."""
+_LINES = {LOG: 68, WITNESS: 76}
+"""Bytes of a signature line: key id and signature, and between them a witness's time."""
 Sign = Callable[[bytes], bytes]
 """Ed25519 over exactly these bytes."""
 
@@ -63,7 +68,7 @@ class NoteKey:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
         except (InvalidSignature, ValueError):
             return False
-        return True
+        return self.raw not in SMALL_ORDER
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Checkpoint:
         """Raises `LogError`."""
         lines = text.split("\n")
         try:
-            if len(lines) != 4 or lines[3] or not _named(lines[0]) or not lines[1].isascii() or not lines[1].isdecimal():
+            if len(lines) != 4 or lines[3] or not _named(lines[0]) or not _SIZE.match(lines[1]) or int(lines[1]) > MOST_ENTRIES:
                 raise ValueError
             checkpoint = cls(lines[0], int(lines[1]), base64.b64decode(lines[2], validate=True))
         except (ValueError, binascii.Error):
@@ -106,11 +111,11 @@ class Signed:
     @classmethod
     def parse(cls, text: str) -> Signed:
         """Raises `LogError`."""
-        if len(text) > MAX_NOTE_BYTES or "\n\n" not in text:
+        body, _, rest = text.partition("\n\n") if len(text) <= MAX_NOTE_BYTES else ("", "", "")
+        if not rest.endswith("\n"):
             raise LogError("A checkpoint has no signatures.")
-        body, _, rest = text.partition("\n\n")
         lines = []
-        for line in rest.splitlines():
+        for line in rest[:-1].split("\n"):  # a line ends with this character and no other that Unicode knows
             parts = line.split(" ")
             try:
                 if len(parts) != 3 or parts[0] != "—" or not _named(parts[1]):
@@ -141,6 +146,19 @@ class Signed:
                 "The checkpoint is not signed by the log's key.", why="It was forged or altered.", fix="compare the log's key with the one you pinned"
             )
 
+    def own(self, key: NoteKey, *others: NoteKey) -> Signed:
+        """With the one line of each of these keys, verified, and no other. Raises `LogError` unless there is just one."""
+        kept = []
+        for k in (key, *others):
+            mine = [x for x in self.lines if x[0] == k.name and x[1][:4] == k.id]
+            if len(mine) != 1 or len(mine[0][1]) != _LINES[k.kind]:
+                raise LogError(f"The checkpoint has {len(mine)} signature lines of '{k.name}', not one in its one form.")
+            kept += mine
+        signed = Signed(self.checkpoint, tuple(kept))
+        signed.verify(key)
+        signed.witnesses(others)
+        return signed
+
     def witnesses(self, keys: Iterable[NoteKey]) -> dict[str, int]:
         """Which of these witnesses have cosigned, and when (Unix seconds). Raises `LogError` for a line in one's name that is not its own."""
         out = {}
@@ -157,6 +175,16 @@ class Signed:
 
 def _cosigned(when: int, checkpoint: Checkpoint) -> bytes:
     return f"cosignature/v1\ntime {when}\n{checkpoint.text()}".encode()
+
+
+_SIZE = re.compile(r"(?:0|[1-9][0-9]{0,15})\Z")
+_P = (1 << 255) - 19
+_EIGHT = (0, 1, _P - 1, *(int(y, 16) for y in (
+    "05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826",
+    "7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7",
+)))  # fmt: skip
+SMALL_ORDER = frozenset((y + again | sign << 255).to_bytes(32, "little") for y in _EIGHT for again in (0, _P) for sign in (0, 1) if y + again < 1 << 255)
+"""Keys under which one signature is good for many texts, for their point has an order of at most 8 (RFC 8032, section 8.4 and 8.9)."""
 
 
 def _named(name: str) -> bool:

@@ -17,6 +17,7 @@ them. TS is a number of months in Dyke et al.; here it is the last day, because 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -123,6 +124,12 @@ def _last_day(g: Governance, wanted: tuple[str, ...], today: date) -> str:
     return ""
 
 
+def _is_user(wanted: tuple[str, ...], requester: str, key: str) -> bool:
+    """A fingerprint means a key: the coordinator gives names, and could give one that reads like another's fingerprint."""
+    return any(w == (key if _FINGERPRINT.match(w) else requester) for w in wanted)
+
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{4}(?:-[0-9a-f]{4}){3}\Z")
 _Rule = Callable[[Governance, tuple[str, ...], tuple[str, str], date], str]
 _RULES: dict[str, _Rule] = {
     "CC": lambda g, w, who, today: "",
@@ -130,14 +137,14 @@ _RULES: dict[str, _Rule] = {
     "NPU": lambda g, w, who, today: "The requester is a company; this data set is for organisations that are not for profit." if g.profit else "",
     "NCU": lambda g, w, who, today: "The study's result is sold; this data set is for non-commercial use." if g.commercial else "",
     "NPUNCU": lambda g, w, who, today: "This data set is for use that is neither commercial nor for profit." if g.profit or g.commercial else "",
-    "IRB": lambda g, w, who, today: "" if g.ethics.strip() else "An ethics committee's decision is required: ethics.",
+    "IRB": lambda g, w, who, today: "" if any(c.isalnum() for c in g.ethics) else "An ethics committee's decision is required: ethics.",
     "PUB": lambda g, w, who, today: "" if g.publishes else "The result must be published: publishes.",
     "COL": lambda g, w, who, today: "" if g.collaborates else "The requester must agree to collaborate with the people behind this data set: collaborates.",
     "RTN": lambda g, w, who, today: "" if g.returns else "Derived data must be returned to this resource: returns.",
     "NPOA": lambda g, w, who, today: "Research on population origins or ancestry is prohibited." if g.use == "POA" else "",
     "GS": lambda g, w, who, today: "" if g.region and set(g.region) <= set(w) else f"The result may go only to {', '.join(w)}: region.",
     "TS": lambda g, w, who, today: _last_day(g, w, today),
-    "US": lambda g, w, who, today: "" if set(w) & set(who) else "The requester is not one of the approved users.",
+    "US": lambda g, w, who, today: "" if _is_user(w, *who) else "The requester is not one of the approved users.",
     "PS": lambda g, w, who, today: "" if g.permit and g.permit in w else "The study names none of the approved projects' permits: permit.",
 }
 

@@ -48,6 +48,8 @@ class Policy:
         self.text, self.rules = text, rules
         self.digest = hashlib.sha256(text.encode()).hexdigest()
         self._all = cedarpy.PolicySet.from_str(text)
+        if len(self._all.to_pst().static_policies) != len(rules):  # the ids below would be those of other rules
+            raise PolicyError("Cedar reads other rules in the policy than are shown.", fix="write one rule after another, each ended by ';'")
         self._by_id = {f"policy{i}": rule for i, rule in enumerate(rules)}  # Cedar names them so, in the order of the text
 
     @classmethod

@@ -22,7 +22,8 @@ EXPIRED, CHANGED, FORBIDDEN = "expired", "changed", "policy"
 
 @dataclass(frozen=True)
 class Ruling:
-    """code: '' where it is allowed. permits, forbids: the rules that held. purposes: DUO terms that are not met. days: what is over or not yet.
+    """code: '' where it is allowed. permits, forbids: the rules that held. purposes: DUO terms that are not met. days: what is over or
+    not yet, or approved for something else.
 
     failed: rules that could not be evaluated. context: what Cedar was given.
     """
@@ -61,16 +62,16 @@ def judge(policy: Policy, action: Action, q: Question) -> Ruling:
     """Ask everything; a refusal does not stop the rest from being asked, so that a reader sees all at once."""
     entities, context = q.entities(), q.context(policy.digest, action)
     held = policy.evaluate(action, entities, context)
-    days = _days(action, q)
+    days, other = _days(action, q), _another(action, q)
     purposes = mismatches(q.permissions, q.study.governance, q.requester, q.key, q.today)
     code = ""
     if days:
         code = EXPIRED
-    elif purposes or not held.allowed:
+    elif other or purposes or not held.allowed:
         code = FORBIDDEN
-        if not purposes and context["code_changed"] and policy.evaluate(action, entities, {**context, "code_changed": False}).allowed:
+        if not other and not purposes and context["code_changed"] and policy.evaluate(action, entities, {**context, "code_changed": False}).allowed:
             code = CHANGED
-    return Ruling(action, code, held.permits, held.forbids, purposes, days, held.failed, policy.digest, entities, context)
+    return Ruling(action, code, held.permits, held.forbids, purposes, days + other, held.failed, policy.digest, entities, context)
 
 
 def explained(policy: Policy, ruling: Ruling) -> Ruling:
@@ -79,6 +80,13 @@ def explained(policy: Policy, ruling: Ruling) -> Ruling:
         return ruling
     permits = policy.only_permits().evaluate(ruling.action, ruling.entities, ruling.context).permits
     return replace(ruling, permits=permits)
+
+
+def _another(action: Action, q: Question) -> tuple[str, ...]:
+    a = q.approval
+    if a is None or action not in ("round", "release") or (a.study, a.data) == (q.study.digest, q.data):
+        return ()
+    return ("The approval on record is for another study or another data set.",)
 
 
 def _days(action: Action, q: Question) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ MAX_DEPTH = 25
 MAX_OPERATORS = 200
 """In one rule. Cedar's parser calls itself for each bracket and operator, and some thousands of them would end the process."""
 _TOKEN = re.compile(r'//[^\n]*|"(?:[^"\\\n]|\\.)*"|[();\[\]{}]|"|[-+*<>=!&|.]+|\b(?:if|in|has|like|is)\b')
+_HIDDEN = re.compile("\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
+"""Cedar ends a comment at a carriage return too, and the rest turn the direction of writing or have no width (Boucher and Anderson, 2021, Trojan Source)."""
 _BRACKETS = {**dict.fromkeys("([{", 1), **dict.fromkeys(")]}", -1)}
 
 
@@ -45,6 +47,9 @@ def statements(text: str, where: str) -> list[Statement]:
     """The statements in order. Raises `PolicyError` for what has no end."""
     if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
         raise PolicyError(f"{where} is larger than {MAX_BYTES >> 10} KiB.", fix="it should be a short list of rules")
+    if found := _HIDDEN.search(text):
+        what = f"{where}, line {_line(text, found.start())}: U+{ord(found.group()[0]):04X}, a character that is not seen."
+        raise PolicyError(what, why="A rule could hide behind it from whoever reads the text.", fix="delete it")
     return list(_split(text, where))
 
 

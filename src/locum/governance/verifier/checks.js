@@ -4,8 +4,8 @@ class Log {
   constructor(listed) {
     this.entries = listed.map((given) => {
       const value = parse(given.body, `entry ${given.n}`);
-      if (!Number.isSafeInteger(given.n) || Object.keys(value).sort().join() !== "at,by,details,event,subject") throw new Error("not an entry");
-      return {n: given.n, body: encode(given.body), proof: given.proof.map(unhex), ...value};
+      if (Object.keys(value).sort().join() !== "at,by,details,event,subject") throw new Error("not an entry");
+      return {n: number(given.n), body: encode(given.body), proof: given.proof.map(unhex), ...value};
     }).sort((a, b) => a.n - b.n);
     this.spans = new Map();
     this.subjects = new Map();
@@ -55,7 +55,7 @@ async function openBundle(files, model, options) {
     const value = json(n);
     return {seq: Number(n.slice(7, -5)), ...value, a: parse(value.body, "an assignment", false)};
   }));
-  once("combined", () => new Map(b.log.about(b.study.run, "coordinator:round:combined").map((e) => [e.details.seq, e])));
+  once("combined", () => new Map(b.log.about(b.study.run, "coordinator:round:combined").map((e) => [number(e.details.seq), e])));
   b.when = (seq) => {
     const entry = b.combined.get(seq), last = entry ? entry.n : b.note.size;
     return [Math.max(0, ...b.log.about(b.study.run).map((e) => e.n).filter((n) => n < last)), last];
@@ -182,16 +182,17 @@ async function rosters(b, wrong) {
       wrong.push(`roster ${body.version} is not signed by the consortium: it was altered or swapped`);
     }
     if (body.federation !== federation) wrong.push(`roster ${body.version} is another federation's`);
-    b.log.one(id, "consortium:roster:installed", {version: body.version});
-    listed.set(id, body);
+    listed.set(id, {...body, since: b.log.one(id, "consortium:roster:installed", {version: body.version}).n});
   }
-  let masked = 0;
+  let masked = 0, newest = 0;
   for (const r of b.rounds) {
-    if (!r.a.session) continue;
+    if ((r.a.session ?? null) === null) continue;
     masked += 1;
     const roster = listed.get(r.a.session.roster);
     if (!roster) { wrong.push(`round ${r.seq} was masked under a roster that the bundle does not have`); continue; }
     const [first, last] = b.when(r.seq);
+    if (roster.since > last || number(roster.version) < newest) wrong.push(`round ${r.seq} was masked under a roster that was not in force then`);
+    newest = Math.max(newest, number(roster.version));
     for (const name of r.a.roster) {
       if (!Object.hasOwn(roster.sites, name) || !b.log.keys(name, first, last).some((k) => same(k, unb64(roster.sites[name])))) {
         wrong.push(`round ${r.seq}: the key of ${name} is not the one in the consortium's roster`);
@@ -204,6 +205,9 @@ async function rosters(b, wrong) {
 async function rounds(b, wrong) {
   const s = b.study, failed = new Set(b.log.about(s.run, "coordinator:round:failed").map((e) => e.details.seq)), have = new Set(b.rounds.map((r) => r.seq));
   if (b.rounds.some((r, i) => r.seq !== i)) wrong.push("the rounds are not numbered without a gap: one was left out");
+  if (b.log.about(s.run, "coordinator:round:combined").length > b.combined.size) {
+    wrong.push("a round was summed twice: two sums over other sites tell what those sites answered");
+  }
   for (const seq of [...new Set([...b.combined.keys(), ...failed])].sort((x, y) => x - y)) if (!have.has(seq)) wrong.push(`round ${seq} is in the log, and not in the bundle`);
   let state = null;
   for (const r of b.rounds) {
@@ -230,7 +234,7 @@ async function answers(b, wrong) {
   for (const r of b.rounds) {
     const entry = b.combined.get(r.seq);
     if (!entry) continue;
-    const [first, last] = b.when(r.seq), phase = r.a.session ? "masked" : "release", given = {}, names = Object.keys(r.answers).sort();
+    const [first, last] = b.when(r.seq), phase = (r.a.session ?? null) === null ? "release" : "masked", given = {}, names = Object.keys(r.answers).sort();
     const found = await Promise.all(names.map(async (name) => {
       try {
         const wanted = {kind: "release", study: s.study, run: s.run, seq: r.seq, phase};

@@ -28,7 +28,16 @@ function unb64(text) {
   return Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
 }
 
-const unstandard = (text) => unb64(text.replace(/=+$/, "").replace(/\+/g, "-").replace(/\//g, "_"));
+function unstandard(text) {
+  if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text) || text.length % 4) throw new Error("not base64");
+  return unb64(text.replace(/=+$/, "").replace(/\+/g, "-").replace(/\//g, "_"));
+}
+
+function number(value) {
+  if (!Number.isSafeInteger(value) || value < 0) throw new Error("not a whole number");
+  return value;
+}
+
 const sha256 = async (...parts) => new Uint8Array(await crypto.subtle.digest("SHA-256", join(...parts)));
 const digest = async (text) => hex(await sha256(typeof text === "string" ? encode(text) : text));
 
@@ -40,9 +49,25 @@ function canonical(value) {
   return JSON.stringify(value);
 }
 
+// Whether an object of valid JSON gives a key twice.
+function twice(text) {
+  const open = [];
+  for (const token of text.matchAll(/"(?:[^"\\]|\\.)*"(\s*:)?|[{}]/g)) {
+    if (token[0] === "{") open.push(new Set());
+    else if (token[0] === "}") open.pop();
+    else if (token[1]) {
+      const key = JSON.parse(token[0].slice(0, -token[1].length));
+      if (open.at(-1).has(key)) return true;
+      open.at(-1).add(key);
+    }
+  }
+  return false;
+}
+
 function parse(text, what, oneForm = true) {
   let value;
   try { value = JSON.parse(text); } catch { throw new Bad(`${what} is not valid JSON`); }
+  if (twice(text)) throw new Bad(`${what} gives a key twice`);
   if (oneForm && canonical(value) !== text) throw new Bad(`${what} is not in canonical form`);
   return value;
 }
@@ -51,10 +76,19 @@ async function fingerprint(raw) {
   return hex(await sha256(encode("locum/key/1\0"), raw)).slice(0, 16).match(/.{4}/g).join("-");
 }
 
+// Keys whose point has an order of at most 8: one signature is good for many texts. Not every library refuses them.
+const P = (1n << 255n) - 19n;
+const EIGHT = [0n, 1n, P - 1n, 0x05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826n, 0x7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7n];
+function small(key) {
+  const y = BigInt("0x" + hex(Uint8Array.from(key).reverse())) & ((1n << 255n) - 1n);
+  return EIGHT.includes(y % P);
+}
+
 const KEYS = new Map();
 async function signed(key, signature, message) {
   const name = hex(key);
   try {
+    if (key.length !== 32 || small(key)) return false;
     if (!KEYS.has(name)) KEYS.set(name, await crypto.subtle.importKey("raw", key, "Ed25519", false, ["verify"]));
     return await crypto.subtle.verify("Ed25519", KEYS.get(name), signature, message);
   } catch { return false; }
@@ -80,7 +114,7 @@ async function included(n, size, entry, proof, root) {
 function parseNote(note) {
   const cut = note.indexOf("\n\n"), [origin, size, root, ...more] = note.slice(0, cut).split("\n");
   const lines = note.slice(cut + 2).split("\n");
-  if (cut < 0 || lines.pop() !== "" || more.length || !/^(0|[1-9][0-9]*)$/.test(size)) throw new Bad("the checkpoint is not in its one form");
+  if (cut < 0 || lines.pop() !== "" || more.length || !/^(0|[1-9][0-9]{0,15})$/.test(size) || !Number.isSafeInteger(Number(size))) throw new Bad("the checkpoint is not in its one form");
   const read = lines.map((line) => line.split(" "));
   if (read.some((x) => x.length !== 3 || x[0] !== "—") || unstandard(root).length !== 32) throw new Bad("the checkpoint is not in its one form");
   return {text: note.slice(0, cut + 1), origin, size: Number(size), root: unstandard(root), lines: read.map((x) => [x[1], unstandard(x[2])])};
@@ -95,7 +129,7 @@ async function openEnvelope(text, sender, keys, expected) {
   if (!good) throw new Bad(`it is not signed by ${sender}'s key`);
   const value = parse(decode(payload), "an envelope", false), absent = {run: "", seq: -1};
   for (const [name, wanted] of Object.entries({sender, ...expected})) {
-    if ((value[name] ?? absent[name]) !== wanted) throw new Bad(`it was made for another ${name}: it is replayed or stale`);
+    if ((Object.hasOwn(value, name) ? value[name] : absent[name]) !== wanted) throw new Bad(`it was made for another ${name}: it is replayed or stale`);
   }
   return value;
 }
@@ -105,6 +139,8 @@ async function openEnvelope(text, sender, keys, expected) {
 function directory(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length), end = bytes.length - 22, broken = new Bad("the bundle cannot be read as a zip file");
   if (end < 0 || view.getUint32(end, true) !== 0x06054b50 || view.getUint16(end + 20, true)) throw broken;
+  const second = end >= 20 && view.getUint32(end - 20, true) === 0x07064b50;
+  if (second) throw new Bad("it has two directories, or is larger than this page reads: use verify.py");
   const members = [];
   let at = view.getUint32(end + 16, true);
   for (let i = view.getUint16(end + 10, true); i > 0; i--) {
@@ -114,7 +150,7 @@ function directory(bytes) {
     if (local + 30 > end || view.getUint32(local, true) !== 0x04034b50 || decode(bytes.subarray(local + 30, local + 30 + view.getUint16(local + 26, true))) !== text) throw broken;
     const start = local + 30 + view.getUint16(local + 26, true) + view.getUint16(local + 28, true), packed = view.getUint32(at + 20, true);
     if (start + packed > end) throw broken;
-    members.push({name: text, local, flags: view.getUint16(at + 8, true), method: view.getUint16(at + 10, true), body: bytes.subarray(start, start + packed)});
+    members.push({name: text, local, link: view.getUint32(at + 38, true) >>> 28 === 0xa, flags: view.getUint16(at + 8, true), method: view.getUint16(at + 10, true), body: bytes.subarray(start, start + packed)});
     at += 46 + name + extra + comment;
   }
   return members;
@@ -151,6 +187,7 @@ async function readBundle(bytes) {
   for (const m of members) {
     if (m.name !== INDEX && !known(m.name)) throw new Bad(`'${m.name.slice(0, 80)}' is an extra file, or its name leads out of the bundle`);
     if (m.flags & 1 || ![0, 8].includes(m.method)) throw new Bad(`'${m.name}' is encrypted, or packed in a way that is not read here`);
+    if (m.link) throw new Bad(`'${m.name}' is a link, or goes by another name as well`);
   }
   if (!by.has(INDEX)) throw new Bad(`${INDEX} is missing`);
   const index = parse(decode(await unpack(by.get(INDEX), MOST_BYTES, left)), INDEX);
@@ -161,7 +198,7 @@ async function readBundle(bytes) {
   const files = {};
   let model = "";
   for (const name of listed.sort()) {
-    const body = await unpack(by.get(name), index.files[name].bytes, name === MODEL ? {bytes: MOST_MODEL_BYTES} : left), found = await digest(body);
+    const body = await unpack(by.get(name), number(index.files[name].bytes), name === MODEL ? {bytes: MOST_MODEL_BYTES} : left), found = await digest(body);
     if (found !== index.files[name].sha256) throw new Bad(`'${name}' is not the file that the index lists: it was altered`);
     if (name === MODEL) model = found; else files[name] = decode(body);
   }
