@@ -96,24 +96,26 @@ def plain(study: Study, train: Rows, test: Rows, seed: int = 0) -> Ints:
     import torch
     from torch import nn
 
+    from locum.tasks.networks.engine import exactly
+
     step = study.plan[0].params
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    channels = [1, *step["network"]["channels"]]
-    for before, after in pairwise(channels):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(4, after), nn.ReLU(), nn.MaxPool2d(2)]
-    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * channels[-1], 10))
-    x, t = (torch.from_numpy((r.arrays["pixels"][:, None] - step["centre"]) / step["scale"]).float() for r in (train, test))
-    y, batch = torch.from_numpy(label(train)), step["batch"]
-    descent = torch.optim.SGD(net.parameters(), lr=step["rate"], momentum=step["momentum"], weight_decay=step["l2"])
-    for _ in range(study.plan[0].rounds * step["local_epochs"]):
-        order = torch.randperm(len(y))
-        for index in (order[i : i + batch] for i in range(0, len(y), batch)):
-            descent.zero_grad()
-            nn.functional.cross_entropy(net(x[index]), y[index]).backward()  # type: ignore[no-untyped-call]
-            descent.step()
-    with torch.no_grad():
-        return np.asarray(net(t).argmax(1).numpy(), dtype=np.int64)
+    with exactly(seed):
+        layers: list[nn.Module] = []
+        channels = [1, *step["network"]["channels"]]
+        for before, after in pairwise(channels):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(4, after), nn.ReLU(), nn.MaxPool2d(2)]
+        net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * channels[-1], 10))
+        x, t = (torch.from_numpy((r.arrays["pixels"][:, None] - step["centre"]) / step["scale"]).float() for r in (train, test))
+        y, batch = torch.from_numpy(label(train)), step["batch"]
+        descent = torch.optim.SGD(net.parameters(), lr=step["rate"], momentum=step["momentum"], weight_decay=step["l2"])
+        for _ in range(study.plan[0].rounds * step["local_epochs"]):
+            order = torch.randperm(len(y))
+            for index in (order[i : i + batch] for i in range(0, len(y), batch)):
+                descent.zero_grad()
+                nn.functional.cross_entropy(net(x[index]), y[index]).backward()  # type: ignore[no-untyped-call]
+                descent.step()
+        with torch.no_grad():
+            return np.asarray(net(t).argmax(1).numpy(), dtype=np.int64)
 
 
 def alone(study: Study, sites: Mapping[str, Rows], test: Rows) -> tuple[int, int, int]:
