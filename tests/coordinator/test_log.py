@@ -151,3 +151,18 @@ def test_a_site_that_was_revoked_cosigns_nothing_more(world: Any) -> None:
         revoke(store, site.name)
         with pytest.raises(Forbidden):
             journal.cosign(site.name, site.identity.public, text)
+
+
+def test_nor_does_it_approve(world: Any, walk: Any) -> None:
+    """The same second, for an approval."""
+    from locum.coordinator import studies
+    from locum.coordinator.parties import Party as Known
+    from locum.coordinator.server import open_store
+    from locum.errors import Forbidden
+    from locum.federation.envelope import Envelope
+
+    federation, view = world
+    site = list(federation.sites.values())[-1]  # revoked by the test before
+    envelope = Envelope(kind="denial", study=view.study, sender=site.name, digest=view.study).seal(site.identity)
+    with open_store(federation.folder, lambda: 1.0) as store, pytest.raises(Forbidden):
+        studies.decide(store, Known(site.name, "site", site.identity.public), view.study, envelope, 2e9)

@@ -72,7 +72,11 @@ class Registry:
         """Put a candidate in use whose verdict was read: `seen` is what `judge` gave. Raises `Refused` where it blocks, and `EnvelopeError`
         where the coordinator's own record gives another verdict."""
         if not seen.passes:
-            raise Refused(f"The gate blocks version {seen.version} of '{seen.line}'.", why="; ".join(seen.reasons[:8]), fix="locum model show")
+            raise Refused(
+                f"The gate blocks version {seen.version} of '{seen.line}'.",
+                why="; ".join(seen.reasons[:8]),
+                fix=f"locum model show {seen.line}@{seen.version} shows every check",
+            )
         if self.judge_here(seen).digest != seen.verdict_digest or Verdict.decode(seen.verdict.encode()).digest != seen.verdict_digest:
             raise EnvelopeError("The verdict does not follow from what the coordinator shows.", fix="judge it again; if it stays so, tell the sites")
         return self._decide(seen, "promote", verdict=seen.verdict_digest, reason=reason)

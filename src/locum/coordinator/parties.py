@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, insert, select, update
 from locum.coordinator.journal import record
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.tables import decisions, invitations, parties
-from locum.errors import Conflict, LocumError, NotEnrolled, NotFound
+from locum.errors import Conflict, Forbidden, LocumError, NotEnrolled, NotFound
 from locum.federation.identity import PublicKey, unb64
 from locum.federation.wire import Enrolled, Enrolment, Role
 from locum.governance.events import Event
@@ -104,6 +104,13 @@ def revoke(store: Store, name: str) -> None:
         record(tx, Event.PARTY_REVOKED, name, by="operator")
 
     store.write(change)
+
+
+def still_enrolled(tx: Tx, party: Party) -> None:
+    """Raise `Forbidden` where this very key was shut out meanwhile: a replica may know it for `CACHE_S` longer, and the log must not."""
+    here = (parties.c.name == party.name, parties.c.public_key == str(party.key), parties.c.revoked.is_(None))
+    if tx.first(select(parties.c.name).where(*here).with_for_update()) is None:
+        raise Forbidden("This key is not enrolled any more.", fix="ask the coordinator's operator")
 
 
 class Registry:

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Select, delete, insert, select, update
 
 from locum.coordinator.journal import record
-from locum.coordinator.parties import Party
+from locum.coordinator.parties import Party, still_enrolled
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.tables import decisions, inbox, parties, rounds, runs, studies
 from locum.errors import Conflict, ManifestError, NotFound
@@ -92,6 +92,7 @@ def decide(store: Store, party: Party, digest: str, envelope_text: str, at: floa
         raise ManifestError("A decision is an approval or a denial.")
 
     def change(tx: Tx) -> None:
+        still_enrolled(tx, party)
         if tx.first(select(studies.c.digest).where(studies.c.digest == digest)) is None:
             raise NotFound("There is no such study.")
         query = select(decisions).where(decisions.c.study == digest, decisions.c.site == party.name)

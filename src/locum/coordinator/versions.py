@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func, insert, select, update
 
 from locum.coordinator.journal import record
-from locum.coordinator.parties import Party
+from locum.coordinator.parties import Party, still_enrolled
 from locum.coordinator.store import Store, Tx
 from locum.coordinator.tables import line_decisions, lines, models, runs, studies, versions
 from locum.coordinator.versions_judge import judged
@@ -84,6 +84,7 @@ def decide(store: Store, party: Party, name: str, signed: SignedDecision) -> Ver
     fresh = judged(store, name, decision.version, row.run, report_of(row.audit)) if decision.action == "promote" else None
 
     def change(tx: Tx) -> None:
+        still_enrolled(tx, party)
         line = _line(tx, name, lock=True)
         found = _version(tx, party, name, decision.version)
         _expect(decision, line.state)

@@ -4,9 +4,10 @@
 
 Budget and noise are in force unless the study says that its sums are exact, which this site then has accepted as such. Every task's
 answer, of every kind, passes `Door.release`; the messages of the masking protocol, which hold no number that
-was computed from rows, pass `Door.message`; nothing else in Locum sends anything. A refusal raises `ReleaseDeclined` with a
-code from `DECLINES`, and only that code travels. Of these codes, `policy`, `expired` (the approval or the study is over) and `changed`
-(the program is another than the one approved, and the site's rules ask for a new approval) come from the site's own rules.
+was computed from rows, pass `Door.message`. What else a site sends (decisions, heads of its ledgers and of the log that it cosigns) is
+made of no row. A refusal raises `ReleaseDeclined` with a code from `DECLINES`, and only that code travels. Of these codes, `policy`, `expired`
+(the approval or the study is over) and `changed` (the program is another than the one approved, and the site's rules ask for a new approval)
+come from the site's own rules.
 """
 
 from __future__ import annotations

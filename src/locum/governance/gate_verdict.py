@@ -79,6 +79,7 @@ class Verdict:
         for check in sorted(self.checks, key=lambda c: c.status != "BLOCK"):
             figure = "" if check.figure is None else f" {check.figure:.4g}"
             interval = "" if check.low is None or check.high is None else f" ({check.low:.4g} to {check.high:.4g})"
-            bound = f", asked: {check.bound}" if check.bound else ""
-            lines += [f"{check.status:5}  {check.title}:{figure}{interval}{bound}", f"       {check.reason}"]
+            bound = f" asked: {check.bound}" if check.bound else ""
+            what = f"{figure}{interval}," if figure else " no figure,"
+            lines += [f"{check.status:5}  {check.title}:{(what if bound else what[:-1])}{bound}", f"       {check.reason}"]
         return "\n".join(lines)
