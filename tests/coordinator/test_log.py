@@ -157,12 +157,15 @@ def test_nor_does_it_approve(world: Any, walk: Any) -> None:
     """The same second, for an approval."""
     from locum.coordinator import studies
     from locum.coordinator.parties import Party as Known
+    from locum.coordinator.parties import revoke
     from locum.coordinator.server import open_store
     from locum.errors import Forbidden
     from locum.federation.envelope import Envelope
 
     federation, view = world
-    site = list(federation.sites.values())[-1]  # revoked by the test before
+    site = list(federation.sites.values())[-2]
     envelope = Envelope(kind="denial", study=view.study, sender=site.name, digest=view.study).seal(site.identity)
-    with open_store(federation.folder, lambda: 1.0) as store, pytest.raises(Forbidden):
-        studies.decide(store, Known(site.name, "site", site.identity.public), view.study, envelope, 2e9)
+    with open_store(federation.folder, lambda: 1.0) as store:
+        revoke(store, site.name)
+        with pytest.raises(Forbidden):
+            studies.decide(store, Known(site.name, "site", site.identity.public), view.study, envelope, 2e9)
